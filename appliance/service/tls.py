@@ -1,0 +1,75 @@
+"""TLS contexts of links, watches and lanes. TLS 1.3 only; both ends are ours.
+
+A server asks for a certificate but lets every handshake through:
+:func:`appliance.tunnel.certificates.examine` judges afterwards, and the refusal then goes over the link in
+words instead of as a bare TLS alert. A client checks the server's name with service-identity during the
+handshake: it has said nothing yet that would need an answer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from OpenSSL import SSL, crypto
+from twisted.internet import ssl
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from zope.interface import implementer
+
+from appliance.tunnel.certificates import Credential
+
+#: Sessions of different contexts must not mix (RFC 8446 4.6.1 leaves the tickets' meaning to the server);
+#: OpenSSL refuses to resume one that was made with a client's certificate where this is not set.
+_SESSION_ID_CONTEXT = b"tunnel-appliance"
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class ServerTls:
+    """Makes the server's end of a connection: one context, so that a lane can resume its link's session."""
+
+    def __init__(self, credential: Credential, ca: x509.Certificate, alpn: list[bytes]) -> None:
+        context = SSL.Context(SSL.TLS_SERVER_METHOD)
+        context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.use_certificate(credential.certificate)
+        context.use_privatekey(credential.key)
+        context.set_session_id(_SESSION_ID_CONTEXT)
+        store = context.get_cert_store()
+        assert store is not None
+        store.add_cert(crypto.X509.from_cryptography(ca))
+        context.set_verify(SSL.VERIFY_PEER, _everybody)
+        context.set_alpn_select_callback(lambda _connection, offered: _first_common(alpn, offered))
+        self._context = context
+
+    def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
+        """Twisted: the connection of one accepted transport."""
+        return SSL.Connection(self._context, None)
+
+    def connection(self) -> SSL.Connection:
+        """A connection over memory for a :class:`~appliance.service.tlswire.TlsWire`."""
+        connection = SSL.Connection(self._context, None)
+        connection.set_accept_state()
+        return connection
+
+
+def _everybody(_connection: SSL.Connection, _certificate: object, _error: int, _depth: int, _ok: int) -> bool:
+    return True
+
+
+def _first_common(ours: list[bytes], offered: list[bytes]) -> Any:
+    for protocol in ours:
+        if protocol in offered:
+            return protocol
+    return SSL.NO_OVERLAPPING_PROTOCOLS
+
+
+def client_tls(service_name: str, ca: x509.Certificate, credential: Credential, alpn: list[bytes]) -> Any:
+    """Twisted's creator of a client's end: trusts this CA only, and only a certificate for ``service_name``.
+    """
+    return ssl.optionsForClientTLS(
+        service_name,
+        trustRoot=ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(ca.public_bytes(Encoding.PEM))]),
+        clientCertificate=ssl.PrivateCertificate.loadPEM(credential.pem()),
+        acceptableProtocols=alpn,
+        extraCertificateOptions={"raiseMinimumTo": ssl.TLSVersion.TLSv1_3},
+    )
