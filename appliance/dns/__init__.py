@@ -1,0 +1,17 @@
+"""Authoritative DNS on values: octets and zones in, octets out. No socket, no clock.
+
+    names       a name is its wire form, lower-cased
+    numbers     the IANA numbers used here
+    zone        one version of a zone: immutable, replaced whole
+    zonefile    the text of a master file -> a zone, or the line that is wrong
+    overlay     live records laid over a static zone, and where the two conflict
+    serial      which number the next version of a zone gets
+    question    the bounded walk of a message from the network
+    lookup      what the zones hold for a name and a type (RFC 1034 4.3.2)
+    answer      the octets of an answer
+    table       finished octets by question: the hot path
+    responder   a message in, an answer out, or why it was dropped
+
+A query is table -> (on a miss) question -> lookup -> answer -> table. Nothing that came from the network is
+ever given to dnslib or dnspython: dnspython reads zone files, which are the operator's.
+"""
