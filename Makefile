@@ -1,0 +1,69 @@
+# make run      a demonstration on loopback, without root: an appliance, a web server and a client
+# make test     every check and every test but the slow ones
+# make prove    the slow tests too
+# make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
+#
+# Each does all its own set-up in .venv. Debian packages are installed only by root; without them the tests
+# that need them say so and are skipped.
+
+SHELL := /bin/bash
+PYTHON ?= python3
+DNS_PORT ?= 5354
+TLS_PORT ?= 8443
+HTTP_PORT ?= 8080
+PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl
+PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl
+MYPY_PATHS := appliance tests twisted/plugins deploy benchmarks
+
+.PHONY: run test prove measure check packages clean
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+
+run: .venv/ready
+	@exec .venv/bin/python deploy/demo.py --dns-port $(DNS_PORT) --tls-port $(TLS_PORT) --http-port $(HTTP_PORT)
+
+test: check packages
+	.venv/bin/pytest
+
+prove: check packages
+	.venv/bin/pytest -m "slow or not slow"
+
+measure: .venv/test-ready packages
+	@exec .venv/bin/python benchmarks/measure.py
+
+check: .venv/test-ready
+	.venv/bin/ruff check .
+	.venv/bin/mypy $(MYPY_PATHS)
+
+packages:
+	@missing=""
+	for program in $(PROGRAMS); do
+	  PATH="$$PATH:/usr/sbin:/sbin" command -v "$$program" >/dev/null || missing="$$missing $$program"
+	done
+	if [ -z "$$missing" ]; then exit 0; fi
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+	  apt-get update -q >/dev/null
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -q --no-install-recommends $(PACKAGES) >/dev/null
+	else
+	  echo "skipped: not root, so the tests with$$missing do not run (apt-get install $(PACKAGES))"
+	fi
+
+.venv/bin/python:
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then
+	  if [ "$$(id -u)" != 0 ]; then echo "python3-venv is missing: apt-get install python3-venv" >&2; exit 1; fi
+	  apt-get update -q >/dev/null
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -q python3-venv >/dev/null
+	fi
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install -q --upgrade pip
+
+.venv/ready: pyproject.toml | .venv/bin/python
+	@.venv/bin/pip install -q -e .
+	touch $@
+
+.venv/test-ready: pyproject.toml | .venv/bin/python
+	@.venv/bin/pip install -q -e . --group test
+	touch .venv/ready $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
