@@ -1,0 +1,405 @@
+"""What must outlive the process, in one sqlite3 file: serials, known names, servers, certificates.
+
+Hides SQL, the disk and the thread that waits for it. Everything is read into memory by `open()`; a reading
+method shows what is on disk, never what is only on its way there (commit, then tell). A writing method
+returns a Deferred that fires when the disk has it. Writes that wait together share one commit.
+
+With a reactor that takes calls from threads, one thread of its own writes; with any other (`task.Clock` in
+tests) every write is made at once, in the caller's thread, and its Deferred has already fired.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from appliance.tunnel.discovery import ServerAddress
+
+APPLICATION_ID = 0x74756E6E  # "tunn" in the file's header: another program's database is not ours to change
+_JOBS_PER_COMMIT = 1000  # a burst of writes is not one endless transaction
+
+_Statement = tuple[str, tuple[object, ...]]
+
+# Each entry leads from the schema before it to the next; one that was released never changes.
+_MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        "CREATE TABLE serials (zone BLOB PRIMARY KEY, reserved INTEGER, file_serial INTEGER)",
+        "CREATE TABLE known_names (name TEXT PRIMARY KEY, expires REAL NOT NULL)",
+        "CREATE TABLE seen_servers (id TEXT PRIMARY KEY, addresses TEXT NOT NULL, boot TEXT NOT NULL)",
+        # An X.509 serial has up to 159 bits, an INTEGER of sqlite3 only 63.
+        """CREATE TABLE issued (serial TEXT PRIMARY KEY, role TEXT NOT NULL, id TEXT NOT NULL,
+           names TEXT NOT NULL, expires REAL NOT NULL, revoked REAL)""",
+    ),
+)
+SCHEMA = len(_MIGRATIONS)
+
+_RESERVE = (
+    "INSERT INTO serials (zone, reserved) VALUES (?, ?)"
+    " ON CONFLICT (zone) DO UPDATE SET reserved = excluded.reserved"
+)
+_LOADED = (
+    "INSERT INTO serials (zone, file_serial) VALUES (?, ?)"
+    " ON CONFLICT (zone) DO UPDATE SET file_serial = excluded.file_serial"
+)
+
+
+class StoreRefused(Exception):
+    """The state file cannot be used; the text names it, says why, and what can be done."""
+
+
+class StoreFailed(Exception):
+    """The disk did not take a change: it is not kept, and reading shows the state before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeenServer:
+    """A tunnel server that was verified and published once, and that nobody removed since."""
+
+    id: str
+    addresses: tuple[ServerAddress, ...]
+    boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that this appliance's CA signed; `expires` and `revoked` are Unix times."""
+
+    serial: int
+    role: str
+    id: str
+    names: tuple[str, ...]
+    expires: float
+    revoked: float | None = None
+
+
+@dataclass(slots=True)
+class _Job:
+    """One change: statements for the disk, what memory does after them, and who waits."""
+
+    statements: tuple[_Statement, ...]
+    remember: Callable[[], None]
+    done: Deferred[None] = field(default_factory=Deferred)
+    finished: threading.Event = field(default_factory=threading.Event)
+    failed: StoreFailed | None = None
+
+    def tell(self) -> None:
+        """In the reactor's thread: memory first, then whoever waits."""
+        if self.failed is not None:
+            self.done.errback(Failure(self.failed))
+        else:
+            self.remember()
+            self.done.callback(None)
+
+
+class Store:
+    """The state file `path` (mode 0600, beside it its write-ahead log); one process at a time has it open."""
+
+    _log = Logger()
+
+    def __init__(self, path: Path, reactor: object) -> None:
+        self._path = path
+        self._reactor = IReactorFromThreads(reactor) if IReactorFromThreads.providedBy(reactor) else None
+        self._connection: sqlite3.Connection | None = None
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._writer: threading.Thread | None = None
+        self._closed: Deferred[None] | None = None
+        self._is_failing = False
+        self._reserved: dict[bytes, int] = {}
+        self._file_serials: dict[bytes, int] = {}
+        self._known: dict[str, float] = {}
+        self._servers: dict[str, SeenServer] = {}
+        self._issued: dict[int, Issued] = {}
+
+    def open(self) -> None:
+        """Create the file, or bring it to this program's schema, and read it. Raises StoreRefused.
+
+        Blocks for some milliseconds. To be called after the fork, by the user that stays.
+        """
+        connection: sqlite3.Connection | None = None
+        try:
+            connection = _connect(self._path)
+            _prepare(connection)
+            self._read(connection)
+        except (sqlite3.Error, OSError, ValueError) as problem:
+            if connection is not None:
+                connection.close()
+            raise StoreRefused(f"{self._path}: {_why(problem)}") from None
+        self._connection = connection
+        if self._reactor is not None:
+            self._writer = threading.Thread(target=self._write, args=(connection,), name="store", daemon=True)
+            self._writer.start()
+
+    def close(self) -> Deferred[None]:
+        """Fires when everything asked before is on disk and the file is closed. Later writes fail."""
+        connection, self._connection = self._connection, None
+        closed: Deferred[None] = Deferred()
+        if connection is not None and self._writer is not None:
+            self._closed = closed
+            self._jobs.put(None)
+        else:
+            if connection is not None:
+                connection.close()
+            closed.callback(None)
+        return closed
+
+    # Serials: what is reserved may have been published, what is above it never was.
+
+    def reserved(self, zone: bytes) -> int | None:
+        """The highest serial that may have been published for the apex `zone`; None before the first."""
+        return self._reserved.get(zone)
+
+    def reserve(self, zone: bytes, upto: int) -> Deferred[None]:
+        """Let serials of `zone` up to and including `upto` be published."""
+        return self.reserve_all({zone: upto})
+
+    def reserve_all(self, upto: Mapping[bytes, int]) -> Deferred[None]:
+        """`reserve` for several zones in one commit."""
+        return self._change(*self._reservation(upto)).done
+
+    def reserve_now(self, upto: Mapping[bytes, int]) -> None:
+        """`reserve_all`, but waits for the disk: for start and reload. Raises StoreFailed."""
+        job = self._change(*self._reservation(upto))
+        job.finished.wait()
+        if job.failed is not None:
+            job.done.addErrback(lambda failure: None)  # it is raised here instead
+            raise job.failed
+        job.remember()
+
+    def _reservation(self, upto: Mapping[bytes, int]) -> tuple[Callable[[], None], tuple[_Statement, ...]]:
+        return lambda: self._reserved.update(upto), tuple((_RESERVE, item) for item in upto.items())
+
+    def file_serial(self, zone: bytes) -> int | None:
+        """The serial in the zone file that was in service last; None before the first."""
+        return self._file_serials.get(zone)
+
+    def loaded(self, zone: bytes, file_serial: int) -> Deferred[None]:
+        """A zone file with this serial is now in service."""
+        return self._change(
+            lambda: self._file_serials.update({zone: file_serial}), ((_LOADED, (zone, file_serial)),)
+        ).done
+
+    # Known names: a visitor of one never sees 404.
+
+    def known(self) -> dict[str, float]:
+        """Name -> the Unix time until which it is known."""
+        return dict(self._known)
+
+    def remember(self, name: str, expires: float) -> Deferred[None]:
+        return self._change(
+            lambda: self._known.update({name: expires}),
+            (("INSERT OR REPLACE INTO known_names VALUES (?, ?)", (name, expires)),),
+        ).done
+
+    def forget(self, name: str) -> Deferred[None]:
+        return self._change(
+            lambda: _drop(self._known, name), (("DELETE FROM known_names WHERE name = ?", (name,)),)
+        ).done
+
+    # Servers
+
+    def servers(self) -> list[SeenServer]:
+        return list(self._servers.values())
+
+    def saw(self, server: SeenServer) -> Deferred[None]:
+        """Keep `server`, in place of what was kept of its id."""
+        addresses = json.dumps([[address.host, address.port] for address in server.addresses])
+        return self._change(
+            lambda: self._servers.update({server.id: server}),
+            (("INSERT OR REPLACE INTO seen_servers VALUES (?, ?, ?)", (server.id, addresses, server.boot)),),
+        ).done
+
+    def forget_server(self, server_id: str) -> Deferred[None]:
+        return self._change(
+            lambda: _drop(self._servers, server_id),
+            (("DELETE FROM seen_servers WHERE id = ?", (server_id,)),),
+        ).done
+
+    # Certificates
+
+    def issued(self) -> list[Issued]:
+        return list(self._issued.values())
+
+    def record_issued(self, issued: Issued) -> Deferred[None]:
+        row = (
+            f"{issued.serial:x}",
+            issued.role,
+            issued.id,
+            json.dumps(issued.names),
+            issued.expires,
+            issued.revoked,
+        )
+        return self._change(
+            lambda: self._issued.update({issued.serial: issued}),
+            (("INSERT OR REPLACE INTO issued VALUES (?, ?, ?, ?, ?, ?)", row),),
+        ).done
+
+    def record_revoked(self, serial: int, wall: float) -> Deferred[None]:
+        """The certificate is revoked since the Unix time `wall`; an unknown serial changes nothing."""
+
+        def revoke() -> None:
+            if serial in self._issued:
+                self._issued[serial] = replace(self._issued[serial], revoked=wall)
+
+        statement = "UPDATE issued SET revoked = ? WHERE serial = ?"
+        return self._change(revoke, ((statement, (wall, f"{serial:x}")),)).done
+
+    # The way to the disk
+
+    def _change(self, remember: Callable[[], None], statements: tuple[_Statement, ...]) -> _Job:
+        job = _Job(statements, remember)
+        if self._connection is None:
+            job.failed = StoreFailed(f"{self._path} is not open")
+            job.finished.set()
+            job.tell()
+        elif self._writer is None:
+            self._commit(self._connection, [job])
+            self._tell([job])
+        else:
+            self._jobs.put(job)
+        return job
+
+    def _write(self, connection: sqlite3.Connection) -> None:
+        """The writing thread: waits for a job, takes along those behind it, commits, reports."""
+        assert self._reactor is not None
+        is_open = True
+        while is_open:
+            jobs, is_open = self._waiting()
+            if jobs:
+                self._commit(connection, jobs)
+                self._reactor.callFromThread(self._tell, jobs)
+        connection.close()
+        self._reactor.callFromThread(self._ended)
+
+    def _ended(self) -> None:
+        assert self._writer is not None
+        assert self._closed is not None
+        self._writer.join()
+        self._writer = None
+        self._closed.callback(None)
+
+    def _waiting(self) -> tuple[list[_Job], bool]:
+        """The jobs of one commit, and whether more may come: False when the store was closed."""
+        jobs: list[_Job] = []
+        while len(jobs) < _JOBS_PER_COMMIT:
+            try:
+                job = self._jobs.get(block=not jobs)
+            except queue.Empty:
+                break
+            if job is None:
+                return jobs, False
+            jobs.append(job)
+        return jobs, True
+
+    def _commit(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for job in jobs:
+                    for statement, values in job.statements:
+                        connection.execute(statement, values)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as problem:
+            for job in jobs:
+                job.failed = StoreFailed(f"{self._path} was not written: {problem}")
+        for job in jobs:
+            job.finished.set()
+
+    def _tell(self, jobs: list[_Job]) -> None:
+        """In the reactor's thread: one log line when writing begins to fail, one when it works again."""
+        failed = jobs[0].failed
+        if failed is not None and not self._is_failing:
+            self._log.error("{failed}", failed=failed)
+        elif failed is None and self._is_failing:
+            self._log.info("{path} is written again", path=self._path)
+        self._is_failing = failed is not None
+        for job in jobs:
+            job.tell()
+
+    def _read(self, connection: sqlite3.Connection) -> None:
+        for zone, reserved, file_serial in connection.execute("SELECT * FROM serials"):
+            if reserved is not None:
+                self._reserved[zone] = reserved
+            if file_serial is not None:
+                self._file_serials[zone] = file_serial
+        self._known.update(connection.execute("SELECT name, expires FROM known_names"))
+        for server_id, addresses, boot in connection.execute("SELECT id, addresses, boot FROM seen_servers"):
+            read = tuple(ServerAddress(host, port) for host, port in json.loads(addresses))
+            self._servers[server_id] = SeenServer(server_id, read, boot)
+        for serial, role, id_, names, expires, revoked in connection.execute("SELECT * FROM issued"):
+            number = int(serial, 16)
+            self._issued[number] = Issued(number, role, id_, tuple(json.loads(names)), expires, revoked)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    return sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    """Check that the file is ours and whole, set it to WAL, bring it to our schema. Raises ValueError."""
+
+    def value(pragma: str) -> object:
+        return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+
+    # Exclusive: a second appliance on the same state is told at once, and no shared-memory file is needed.
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+    version = value("user_version")
+    is_empty = connection.execute("SELECT count(*) FROM sqlite_master").fetchone() == (0,)
+    if value("application_id") != APPLICATION_ID and not is_empty:
+        raise ValueError("is the database of another program")
+    assert isinstance(version, int)
+    if version > SCHEMA:
+        raise ValueError(
+            f"was written by a newer version of this program (schema {version}, this one knows {SCHEMA});"
+            " run that version, or start with another state directory"
+        )
+    wrong = value("quick_check")
+    if wrong != "ok":
+        raise sqlite3.DatabaseError(wrong)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("BEGIN EXCLUSIVE")
+    for migration in _MIGRATIONS[version:]:
+        for statement in migration:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    connection.execute(f"PRAGMA user_version = {SCHEMA}")
+    connection.execute("COMMIT")
+
+
+def _why(problem: Exception) -> str:
+    if isinstance(problem, OSError):
+        return f"cannot be opened: {problem.strerror}"
+    if isinstance(problem, sqlite3.OperationalError):
+        if problem.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            return "is in use by another appliance; each needs a state directory of its own"
+        return f"cannot be used: {problem}"
+    if isinstance(problem, sqlite3.DatabaseError):
+        return (
+            f"is damaged ({problem}); restore it from a backup, or move it away to begin with an empty one"
+            " (issued certificates, known names and servers are then forgotten)"
+        )
+    if type(problem) is ValueError:
+        return str(problem)
+    return f"is damaged ({problem})"
+
+
+def _drop(kept: dict[str, Any], key: str) -> None:
+    kept.pop(key, None)
