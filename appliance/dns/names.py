@@ -1,7 +1,7 @@
 """A domain name is its wire form, lower-cased: ``b"\\x03www\\x04demo\\x04test\\x00"``.
 
-Hidden here: how text and escapes become labels and back. Lower-casing the whole wire form is safe, for a length
-octet is at most 63 and "A" is 65; and two names are equal (RFC 4343) exactly when these octets are.
+Hidden here: how text and escapes become labels and back. Lower-casing the whole wire form is safe, for a
+length octet is at most 63 and "A" is 65; and two names are equal (RFC 4343) exactly when these octets are.
 """
 
 from __future__ import annotations

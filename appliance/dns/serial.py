@@ -1,6 +1,7 @@
 """Which number the next version of a zone gets, and which of two numbers is newer.
 
-Hidden here: the rule by which several nameservers publish versions of one zone and never use one number twice.
+Hidden here: the rule by which several nameservers publish versions of one zone and never use one number
+twice.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ def is_newer(one: int, other: int) -> bool:
 def next_serial(last: int, file_serial: int, wall: int, index: int) -> int:
     """The serial of the version after `last`, for the nameserver that has this `index` (0 to 7) in the zone.
 
-    It is newer than `last` (0: none was ever used), not below the zone file's serial nor the Unix time `wall` as
-    long as that is itself a step forward, and its low three bits are `index`: two nameservers never publish
-    different contents under one number, which secondaries that follow both would mix up.
+    It is newer than `last` (0: none was ever used), not below the zone file's serial nor the Unix time
+    `wall` as long as that is itself a step forward, and its low three bits are `index`: two nameservers
+    never publish different contents under one number, which secondaries that follow both would mix up.
     """
     if not 0 <= index < INDEXES:
         raise ValueError(f"a nameserver's index is 0 to {INDEXES - 1}, not {index}")

@@ -1,7 +1,8 @@
 """One version of a zone: immutable, looked at by name and type, replaced whole by the next version.
 
-Hidden here: what is known about a zone beyond its records, worked out once when it is built: which names exist
-without having records (empty non-terminals), where it is cut, and which SOA goes into a negative answer.
+Hidden here: what is known about a zone beyond its records, worked out once when it is built: which names
+exist without having records (empty non-terminals), where it is cut, and which SOA goes into a negative
+answer.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ class RRset:
 class Zone:
     """A version of the zone `apex`; `rrsets` is by name, then by type, and must hold an SOA at the apex.
 
-    `serial` must be the SOA's. `base`, when given, is a zone whose names all have records here as well, with the
-    same cuts and DNAMEs: then only new names are examined, and a change of live records is cheap in a large zone.
+    `serial` must be the SOA's. `base`, when given, is a zone whose names all have records here as well,
+    with the same cuts and DNAMEs: then only new names are examined, and a change of live records is cheap
+    in a large zone.
     """
 
     apex: bytes

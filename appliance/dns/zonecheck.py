@@ -1,0 +1,182 @@
+"""Which records may stand together in a zone: the checks that nsd-checkzone and named-checkzone make
+before they load one.
+
+Hidden here: the rules of RFC 1034 3.6, 2181, 4592 and 6672 about names and types that exclude each other.
+Input are records with the line that each was read from, so that a fault can name it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from appliance.dns import names
+from appliance.dns.numbers import AAAA, CNAME, DNAME, DNSKEY, NS, NSEC, NSEC3, NSEC3PARAM, RRSIG, SOA, A
+from appliance.dns.zone import RRset, Zone, soa_serial
+
+# An rrset has to fit a message over TCP with its question and the head of each record (RFC 1035 4.2.2:
+# 65,535 octets).
+MAX_RRSET_OCTETS: Final = 60_000
+_RECORD_HEAD_OCTETS: Final = 12  # a compressed owner, type, class, TTL, length
+
+_SIGNATURES: Final = {RRSIG: "RRSIG", NSEC: "NSEC", NSEC3: "NSEC3", NSEC3PARAM: "NSEC3PARAM"}
+_SINGLE: Final = {SOA: "SOA", CNAME: "CNAME", DNAME: "DNAME"}
+
+
+class Fault(NamedTuple):
+    """What is wrong, and in which line."""
+
+    line: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as it was read: `name` lower-cased, `rdata` in wire form without compression, `ttl` in
+    seconds."""
+
+    line: int
+    name: bytes
+    rtype: int
+    ttl: int
+    rdata: bytes
+
+
+_Nodes = Mapping[bytes, Mapping[int, Sequence[Record]]]
+
+
+def apex_of(records: Sequence[Record]) -> bytes | None:
+    """The owner of the first SOA, if there is one."""
+    return next((record.name for record in records if record.rtype == SOA), None)
+
+
+def faults_of(records: Sequence[Record], apex: bytes | None) -> list[Fault]:
+    """Everything that keeps these records from being the zone `apex`; empty when nothing does."""
+    if apex is None:
+        return [Fault(1, "the zone has no SOA record")]
+    nodes: dict[bytes, dict[int, list[Record]]] = {}
+    faults: list[Fault] = []
+    for record in records:
+        if names.is_at_or_below(record.name, apex):
+            nodes.setdefault(record.name, {}).setdefault(record.rtype, []).append(record)
+        else:
+            faults.append(
+                Fault(record.line, f"{names.to_text(record.name)} is outside the zone {names.to_text(apex)}")
+            )
+    for name, node in nodes.items():
+        faults.extend(_faults_at(name, node, apex))
+    faults.extend(_faults_below_dnames(nodes))
+    faults.extend(_faults_of_apex(nodes.get(apex, {}), apex))
+    faults.extend(_faults_of_nameservers(nodes, apex))
+    return faults
+
+
+def zone_from(records: Iterable[Record], apex: bytes) -> Zone:
+    """The zone of records without faults: duplicates are dropped, and an rrset has one TTL, the lowest
+    written (RFC 2181 5)."""
+    rrsets: dict[bytes, dict[int, RRset]] = {}
+    for record in records:
+        node = rrsets.setdefault(record.name, {})
+        there = node.get(record.rtype)
+        if there is None:
+            node[record.rtype] = RRset(record.name, record.rtype, record.ttl, (record.rdata,))
+        else:
+            rdatas = there.rdatas if record.rdata in there.rdatas else (*there.rdatas, record.rdata)
+            node[record.rtype] = RRset(record.name, record.rtype, min(there.ttl, record.ttl), rdatas)
+    return Zone(apex, soa_serial(rrsets[apex][SOA]), rrsets)
+
+
+def _faults_at(name: bytes, node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterator[Fault]:
+    text = names.to_text(name)
+    for rtype, found in node.items():
+        if rtype in _SIGNATURES:
+            yield Fault(
+                found[0].line,
+                f"{_SIGNATURES[rtype]} at {text}: signed zones are not served, give the unsigned one",
+            )
+        if rtype in _SINGLE and len({record.rdata for record in found}) > 1:
+            yield Fault(found[1].line, f"{text} has more than one {_SINGLE[rtype]} record")
+        octets = sum(len(record.rdata) + _RECORD_HEAD_OCTETS for record in found)
+        if octets > MAX_RRSET_OCTETS:
+            yield Fault(
+                found[-1].line,
+                f"the records of one type at {text} are too many for one answer ({octets} octets)",
+            )
+    if SOA in node and name != apex:
+        yield Fault(node[SOA][0].line, f"an SOA record at {text}, but the zone is {names.to_text(apex)}")
+    alias = node.get(CNAME)
+    if alias and len(node) > 1:
+        other = min(record.line for rtype, found in node.items() if rtype != CNAME for record in found)
+        yield Fault(max(alias[0].line, other), f"{text} has a CNAME record, so it can have no other records")
+    if DNAME in node and NS in node and name != apex:
+        yield Fault(node[DNAME][0].line, f"{text} has both DNAME and NS records")
+    if names.is_wildcard(name):
+        for rtype, word in ((NS, "NS"), (DNAME, "DNAME")):
+            if rtype in node:
+                yield Fault(node[rtype][0].line, f"the wildcard {text} cannot have {word} records")
+    if DNSKEY in node and name != apex:
+        yield Fault(node[DNSKEY][0].line, f"a DNSKEY record at {text}, which is not the zone's apex")
+
+
+def _faults_below_dnames(nodes: _Nodes) -> Iterator[Fault]:
+    owners = {name for name, node in nodes.items() if DNAME in node}
+    if not owners:
+        return
+    for name, node in nodes.items():
+        above = name
+        while above != names.ROOT:
+            above = names.parent(above)
+            if above in owners:
+                line = min(record.line for found in node.values() for record in found)
+                yield Fault(
+                    line, f"{names.to_text(name)} is below the DNAME record at {names.to_text(above)}"
+                )
+                break
+
+
+def _faults_of_apex(node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterator[Fault]:
+    if SOA not in node:
+        yield Fault(1, f"the zone {names.to_text(apex)} has no SOA record at its apex")
+    elif NS not in node:
+        yield Fault(node[SOA][0].line, f"the zone {names.to_text(apex)} has no NS record at its apex")
+
+
+def _faults_of_nameservers(nodes: _Nodes, apex: bytes) -> Iterator[Fault]:
+    """A nameserver in the zone that has no address there can be found by nobody (RFC 1912 2.8, and
+    TsuNAME's lesson)."""
+    for owner, node in nodes.items():
+        for record in node.get(NS, ()):
+            target = record.rdata.lower()
+            if not names.is_at_or_below(target, apex):
+                continue
+            cut = _cut_above(nodes, target, apex)
+            if cut is not None and not names.is_at_or_below(target, owner):
+                continue  # another child zone's name: its address is that zone's to give
+            at_target = nodes.get(target) or (_wildcard_node(nodes, target, apex) if cut is None else {})
+            text = names.to_text(target)
+            if CNAME in at_target:
+                yield Fault(
+                    record.line,
+                    f"the nameserver {text} is a CNAME; it must have an address of its own (RFC 2181 10.3)",
+                )
+            elif A not in at_target and AAAA not in at_target:
+                yield Fault(record.line, f"the nameserver {text} is in this zone and has no A or AAAA record")
+
+
+def _cut_above(nodes: _Nodes, name: bytes, apex: bytes) -> bytes | None:
+    while name != apex:
+        if NS in nodes.get(name, {}):
+            return name
+        name = names.parent(name)
+    return None
+
+
+def _wildcard_node(nodes: _Nodes, name: bytes, apex: bytes) -> Mapping[int, Sequence[Record]]:
+    while name != apex:
+        name = names.parent(name)
+        if names.wildcard_of(name) in nodes:
+            return nodes[names.wildcard_of(name)]
+        if name in nodes:
+            break
+    return {}
