@@ -85,6 +85,9 @@ def read_zone(text: str, *, filename: str, apex: bytes | None = None) -> Zone:
 class _Wrong(dns.exception.SyntaxError):
     """Something in the entry that is being read is wrong; the text says what."""
 
+    def __init__(self, text: str) -> None:
+        super().__init__(text)  # type: ignore[no-untyped-call]
+
 
 class _OnlyAscii(dns.name.IDNACodec):
     """Refuses U-labels. Called by dnspython only for names that hold a character outside ASCII."""
