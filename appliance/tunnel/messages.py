@@ -1,0 +1,181 @@
+"""The words of a link: every message between a tunnel client and a tunnel server, and the bound of each
+field.
+
+docs/reference/protocol.md says what each is for; `session` says when each may come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from appliance.tunnel.lines import (
+    LineReader,
+    MessageError,
+    Vocabulary,
+    flag,
+    hexadecimal,
+    one_of,
+    seconds,
+    sentence,
+    text,
+    whole,
+    word,
+)
+
+__all__ = [
+    "VERSION",
+    "Draining",
+    "Goodbye",
+    "Hello",
+    "Lanes",
+    "Lines",
+    "Message",
+    "MessageError",
+    "Ping",
+    "Pong",
+    "Refused",
+    "Register",
+    "Registered",
+    "Unregister",
+    "Welcome",
+    "encode",
+]
+
+VERSION = 1
+MAX_NAME_CHARACTERS = 255
+"""Longer than any name, so that a bad one is refused by name and the link goes on."""
+MAX_LANES = 65535
+"""Lanes that a server can hold for one client: there are no more ports."""
+MAX_RECONNECT_SECONDS = 3600.0
+"""A server that wants to be left alone for longer than an hour says goodbye."""
+
+_NAME = text(MAX_NAME_CHARACTERS)
+_REASON = word("[a-z0-9_]{1,40}")
+_TEXT = sentence(1000)
+_NONCE = word("[!-~]{1,64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """Client: the first message. `instance` is random and kept: it tells two running clients apart."""
+
+    version: Annotated[int, whole(1, 65535)]
+    instance: Annotated[str, hexadecimal(32)]
+    agent: Annotated[str, sentence(100)]
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome:
+    """Server: the answer to hello. `boot` is new at each start of the server; `session` is for prefaces."""
+
+    server: Annotated[str, word("[a-z0-9._-]{1,63}")]
+    boot: Annotated[str, word("[!-~]{1,64}")]
+    session: Annotated[str, hexadecimal(16)]
+    ping_seconds: Annotated[float, seconds(1, 300)]
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """Client: send me visitors of this name. Sent again, it changes what is offered.
+
+    `tls`: connections by TLS are passed on. `http`: on port 80, redirect to https or pass requests on.
+    """
+
+    name: Annotated[str, _NAME]
+    tls: Annotated[bool, flag]
+    http: Annotated[str, one_of("redirect", "serve")]
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """Server: visitors of this name come from now on."""
+
+    name: Annotated[str, _NAME]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Server: this name is not served for you; without a name: this link is not accepted, and ends."""
+
+    reason: Annotated[str, _REASON]
+    text: Annotated[str, _TEXT]
+    name: Annotated[str | None, _NAME] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Unregister:
+    """Client: no more visitors of this name."""
+
+    name: Annotated[str, _NAME]
+
+
+@dataclass(frozen=True, slots=True)
+class Lanes:
+    """Server: how many idle lanes of a kind it holds for this session, and how many visitors wait for one."""
+
+    kind: Annotated[str, one_of("plain", "tls")]
+    held: Annotated[int, whole(0, MAX_LANES)]
+    waiting: Annotated[int, whole(0, MAX_LANES)]
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """This end will leave. From a client: no new visitors. From a server: come back in so many seconds."""
+
+    reconnect_in: Annotated[float | None, seconds(0, MAX_RECONNECT_SECONDS)] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The last message of an end that ends the link on purpose."""
+
+    reason: Annotated[str, _REASON]
+    text: Annotated[str, _TEXT]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Are you there? Answer with the same nonce."""
+
+    nonce: Annotated[str, _NONCE]
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """I am here: the nonce of your ping."""
+
+    nonce: Annotated[str, _NONCE]
+
+
+Message = (
+    Hello | Welcome | Register | Registered | Refused | Unregister | Lanes | Draining | Goodbye | Ping | Pong
+)
+
+_LINK: Vocabulary[Message] = Vocabulary(
+    {
+        "hello": Hello,
+        "welcome": Welcome,
+        "register": Register,
+        "registered": Registered,
+        "refused": Refused,
+        "unregister": Unregister,
+        "lanes": Lanes,
+        "draining": Draining,
+        "goodbye": Goodbye,
+        "ping": Ping,
+        "pong": Pong,
+    }
+)
+
+
+def encode(message: Message) -> bytes:
+    """The line of a message. Raises MessageError for one that the other end would not read."""
+    return _LINK.encode(message)
+
+
+class Lines(LineReader[Message]):
+    """Reads the messages of a link: `feed(octets)` returns those that are complete."""
+
+    def __init__(self) -> None:
+        super().__init__(_LINK)
