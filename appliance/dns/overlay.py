@@ -8,7 +8,7 @@ is told.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -76,15 +76,12 @@ def conflicts_at_load(static: Zone, live: Live) -> tuple[Conflict, ...]:
 def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ...]]:
     """`static` with `live` (A, AAAA and TXT rrsets by name and type) laid over it, as version `serial`.
 
-    - TXT of both are merged, at the lower TTL. A live address set yields to any static A or AAAA at the
-    name: half of
-      each would be neither's.
-    - At or under a static CNAME, DNAME, delegation or nameserver's name nothing live is published. (Where
-    the apex is its
-      own nameserver that holds for its addresses only, or nothing could be live in such a zone.)
-    - An empty non-terminal below a live wildcard takes the wildcard's live records over: the name that
-    made it exist would
-      otherwise hide the wildcard there (RFC 4592 4.9... the closest encloser moves down).
+    - TXT of both are merged, at the lower TTL. A live address set yields to any static A or AAAA at the name:
+      half of each would be neither's.
+    - At or under a static CNAME, DNAME, delegation or nameserver's name nothing live is published. (Where the
+      apex is its own nameserver that holds for its addresses only, or nothing could be live in such a zone.)
+    - An empty non-terminal below a live wildcard takes the wildcard's live records over: else the name that
+      made it exist would hide the wildcard there (RFC 4592 2.2.2).
     - With any live record in it, the zone's SOA MINIMUM is at most NEGATIVE_TTL_SECONDS.
     """
     accepted, conflicts = _Settled(static).sort(live)
@@ -111,12 +108,8 @@ class _Settled:
 
     def __init__(self, static: Zone) -> None:
         self._static = static
-        self._aliases = any(CNAME in node for node in static.rrsets.values())
-        self._nameservers = frozenset(
-            rdata.lower()
-            for owner in (static.apex, *static.cuts)
-            for rdata in (rrset.rdatas if (rrset := static.node(owner).get(NS)) else ())
-        )
+        sets = [static.rrsets[owner].get(NS) for owner in (static.apex, *static.cuts)]
+        self._nameservers = frozenset(rdata.lower() for rrset in sets if rrset for rdata in rrset.rdatas)
 
     def sort(self, live: Live) -> tuple[dict[tuple[bytes, int], RRset], tuple[Conflict, ...]]:
         """What of `live` is published, and what conflicts."""
@@ -127,7 +120,7 @@ class _Settled:
                 raise ValueError(f"type {rtype} is never live")
             if not rrset.rdatas:
                 continue
-            reason = self._above(name) or self._at(name, rtype)
+            reason = self.above(name) or self._at(name, rtype)
             if reason is None or reason is Reason.DISCOVERY:
                 if len(rrset.rdatas) > MAX_LIVE_RECORDS:
                     conflicts.append(Conflict(name, rtype, Reason.TOO_MANY))
@@ -137,7 +130,7 @@ class _Settled:
                 conflicts.append(Conflict(name, rtype, reason))
         return accepted, tuple(conflicts)
 
-    def _above(self, name: bytes) -> Reason | None:
+    def above(self, name: bytes) -> Reason | None:
         """Why nothing live may be at `name`, whatever its type."""
         static = self._static
         if not names.is_at_or_below(name, static.apex):
@@ -147,7 +140,7 @@ class _Settled:
                 return Reason.DELEGATION
             if name in static.dnames:
                 return Reason.DNAME
-            if self._aliases and CNAME in static.node(name):
+            if CNAME in static.node(name):
                 return Reason.CNAME
             if name == static.apex:
                 return None
@@ -185,14 +178,12 @@ def _filled(zone: Zone, accepted: Live) -> dict[bytes, dict[int, RRset]]:
     filled: dict[bytes, dict[int, RRset]] = {}
     for name in zone.empty:
         above = name
-        while above != zone.apex and not names.is_wildcard(above):
+        while above != zone.apex:
             above = names.parent(above)
             source = wildcards.get(names.wildcard_of(above))
             if source is not None:
-                if settled._above(name) is None:
-                    filled[name] = {
-                        rrset.rtype: RRset(name, rrset.rtype, rrset.ttl, rrset.rdatas) for rrset in source
-                    }
+                if settled.above(name) is None:
+                    filled[name] = {live.rtype: replace(live, name=name) for live in source}
                 break
             if above in zone.rrsets:
                 break  # it exists in its own right: the wildcard further up never reached below it
