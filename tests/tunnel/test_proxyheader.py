@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from appliance.tunnel.proxyheader import Kind, ProxyHeader, ProxyHeaderError, read_proxy_header
+from tests.tunnel.test_names import HOSTS
+
+VISITOR = ProxyHeader(
+    ("192.0.2.7", 50000), ("198.51.100.1", 443), "www.example.org", b"h2", b"\x01\x02", Kind.TLS
+)
+OCTETS = bytes.fromhex(
+    "0d0a0d0a000d0a515549540a 21 11 002d c0000207 c6336401 c350 01bb"
+    "010002 6832 02000f 7777772e6578616d706c652e6f7267 050002 0102 e00001 01"
+)
+LONG = "2001:db8::1", "2001:db8::2"
+PORTS = st.integers(0, 65535)
+ENDS = st.one_of(
+    st.tuples(st.ip_addresses(v=4).map(str), st.ip_addresses(v=4).map(str)),
+    st.tuples(st.ip_addresses(v=6).map(str), st.ip_addresses(v=6).map(str)),
+)
+
+
+def test_the_octets_of_a_visitor() -> None:
+    assert VISITOR.octets() == OCTETS
+    assert read_proxy_header(OCTETS) == VISITOR
+
+
+def test_an_origin_gets_no_kind() -> None:
+    octets = VISITOR.for_origin().octets()
+    assert octets == OCTETS[:14] + b"\x00\x29" + OCTETS[16:-4]
+    assert read_proxy_header(octets) == replace(VISITOR, kind=None)
+
+
+@given(
+    ENDS,
+    PORTS,
+    PORTS,
+    HOSTS,
+    st.none() | st.binary(max_size=255),
+    st.binary(max_size=128),
+    st.none() | st.sampled_from(Kind),
+)
+@settings(max_examples=100, deadline=None)
+def test_written_and_read_back(
+    ends: tuple[str, str],
+    here: int,
+    there: int,
+    host: str,
+    alpn: bytes | None,
+    unique: bytes,
+    kind: Kind | None,
+) -> None:
+    header = ProxyHeader((ends[0], here), (ends[1], there), host, alpn, unique, kind)
+    assert read_proxy_header(header.octets()) == header
+    assert len(header.octets()) <= 836
+
+
+def test_a_mixed_pair_is_written_ipv4_mapped() -> None:
+    mixed = read_proxy_header(replace(VISITOR, destination=(LONG[0], 443)).octets())
+    assert mixed.source == ("::ffff:c000:207", 50000)
+    assert mixed.destination == (LONG[0], 443)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        replace(VISITOR, source=("host", 1)),
+        replace(VISITOR, source=("192.0.2.7", 65536)),
+        replace(VISITOR, destination=("192.0.2.7", -1)),
+        replace(VISITOR, alpn=bytes(256)),
+        replace(VISITOR, unique_id=bytes(129)),
+        replace(VISITOR, authority="a" * 256),
+        replace(VISITOR, authority="é.example"),
+    ],
+)
+def test_what_cannot_be_written(header: ProxyHeader) -> None:
+    with pytest.raises(ProxyHeaderError):
+        header.octets()
+
+
+def with_values(values: bytes) -> bytes:
+    return OCTETS[:14] + (12 + len(values)).to_bytes(2, "big") + OCTETS[16:28] + values
+
+
+AUTHORITY = b"\x02\x00\x01a"
+
+
+def test_values_of_others_are_ignored() -> None:
+    assert read_proxy_header(
+        with_values(AUTHORITY + b"\x04\x00\x02xx\x04\x00\x00\x20\x00\x01x")
+    ) == ProxyHeader(("192.0.2.7", 50000), ("198.51.100.1", 443), "a", None, b"", None)
+
+
+@pytest.mark.parametrize(
+    "octets",
+    [
+        b"",
+        b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 443\r\n",
+        OCTETS[:15],
+        OCTETS[:-1],
+        OCTETS + b"x",
+        OCTETS[:12] + b"\x20" + OCTETS[13:],  # LOCAL
+        OCTETS[:12] + b"\x11" + OCTETS[13:],  # version 1
+        OCTETS[:13] + b"\x12" + OCTETS[14:],  # UDP
+        OCTETS[:13] + b"\x31" + OCTETS[14:],  # a unix socket
+        OCTETS[:13] + b"\x21\x00\x0c" + OCTETS[16:28],
+        with_values(b""),
+        with_values(AUTHORITY + b"\x05"),
+        with_values(AUTHORITY + b"\x05\x00\x01"),
+        with_values(AUTHORITY + AUTHORITY),
+        with_values(b"\x02\x00\x00"),
+        with_values(b"\x02\x00\x01A"),
+        with_values(b"\x02\x00\x03*.a"),
+        with_values(b"\x02\x00\x02\xc3\xa9"),
+        with_values(b"\x02\x00\x0710.0.0.1"[:10]),
+        with_values(AUTHORITY + b"\xe0\x00\x01\x00"),
+        with_values(AUTHORITY + b"\xe0\x00\x00"),
+        with_values(AUTHORITY + b"\xe0\x00\x02\x01\x01"),
+        with_values(AUTHORITY + b"\x05\x00\x81" + bytes(129)),
+    ],
+)
+def test_what_is_no_header_of_ours(octets: bytes) -> None:
+    with pytest.raises(ProxyHeaderError):
+        read_proxy_header(octets)
+
+
+@given(st.integers(0, len(OCTETS) - 1), st.integers(0, 255), st.binary(max_size=4))
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_header_is_read_or_is_the_one_error(place: int, octet: int, behind: bytes) -> None:
+    damaged = bytearray(OCTETS + behind)
+    damaged[place] = octet
+    try:
+        read_proxy_header(bytes(damaged))
+    except ProxyHeaderError:
+        pass
