@@ -151,7 +151,7 @@ def test_a_reset_after_the_end_is_noticed(ends: Ends) -> None:
     reset_on_close(ends.left)
     ends.left.close()
     ends.reactor.until(lambda: ends.ended)
-    with pytest.raises(OSError, match="reset|Broken pipe"):
+    with pytest.raises(OSError, match=r"reset|Broken pipe"):
         ends.right.send(b"anybody?")
 
 
