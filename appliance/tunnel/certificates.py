@@ -122,7 +122,7 @@ def read_credential(pem: bytes) -> Credential:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise CredentialRefused(f"not a private key with its certificate in PEM: {error}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
         raise CredentialRefused("the private key is not a P-256 key")
@@ -135,7 +135,7 @@ def read_certificate(pem: bytes) -> x509.Certificate:
     """The first certificate of a PEM text. Raises CredentialRefused."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise CredentialRefused(f"not a certificate in PEM: {error}") from None
 
 

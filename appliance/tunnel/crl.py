@@ -20,6 +20,15 @@ from appliance.tunnel.certificates import SKEW, Credential
 MAX_CRL_OCTETS = 1 << 20
 """Over 20,000 revoked certificates; a stranger's list is not read at all, for it is not signed by our CA."""
 
+_ERRORS = (  # of cryptography's parser, which have no common base
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+)
+
 
 class CrlRefused(ValueError):
     """That is not a revocation list of the appliance's CA."""
@@ -65,14 +74,8 @@ def read_crl(pem: bytes, ca_certificate: x509.Certificate) -> RevocationList:
             raise CrlRefused("the revocation list is not signed by this CA")
         number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         serials = frozenset(entry.serial_number for entry in crl)
-    except (
-        ValueError,
-        TypeError,
-        UnsupportedAlgorithm,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-    ) as error:
-        if isinstance(error, CrlRefused):
-            raise
+    except CrlRefused:
+        raise
+    except _ERRORS as error:
         raise CrlRefused(f"not a revocation list: {error}") from None
     return RevocationList(number, serials)

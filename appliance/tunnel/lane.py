@@ -23,7 +23,7 @@ EXPORTER_LABEL = b"EXPORTER-tunnel-appliance-lane"
 """RFC 8446 7.5, as in RFC 9266; the context is empty."""
 EXPORTED_OCTETS = 64
 MAX_SEALED_OCTETS = 2048
-"""The longest header of ours has 836 octets: addresses, an ALPN of 255, a name of 253, an id of 128, and TLVs."""
+"""The longest header of ours has 701 octets: addresses, an ALPN of 255, a name of 253, an id of 128."""
 WINDOW_COUNTERS = 4096
 """How far lanes may overtake each other: eight times the lanes that a client opens to one server."""
 
@@ -135,7 +135,7 @@ class SealedHeader:
 
 
 class CounterWindow:
-    """Which counters of a session were used: a sliding window in the manner of RFC 6479, as lanes arrive unordered."""
+    """Which counters of a session were used: a sliding window (RFC 6479), as lanes arrive unordered."""
 
     def __init__(self, size: int = WINDOW_COUNTERS) -> None:
         self._size = size
@@ -149,8 +149,11 @@ class CounterWindow:
             self._used = (self._used << ahead | 1) & ((1 << self._size) - 1)
             self._highest = counter
             return True
-        bit = 1 << (self._highest - counter)
-        if self._highest - counter >= self._size or self._used & bit:
+        behind = self._highest - counter
+        if behind >= self._size:
+            return False
+        bit = 1 << behind
+        if self._used & bit:
             return False
         self._used |= bit
         return True

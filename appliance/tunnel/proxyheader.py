@@ -8,7 +8,10 @@ from __future__ import annotations
 import enum
 import ipaddress
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+
+from appliance.tunnel.names import is_wildcard, normal
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 MAX_ALPN_OCTETS = 255
@@ -24,6 +27,13 @@ _ALPN = 0x01
 _AUTHORITY = 0x02
 _UNIQUE_ID = 0x05
 _KIND = 0xE0  # the first of PP2_TYPE_MIN_CUSTOM to PP2_TYPE_MAX_CUSTOM
+_OURS = {
+    _ALPN: MAX_ALPN_OCTETS,
+    _AUTHORITY: MAX_AUTHORITY_OCTETS,
+    _UNIQUE_ID: MAX_UNIQUE_ID_OCTETS,
+    _KIND: 1,
+}
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2
 
 
 class ProxyHeaderError(ValueError):
@@ -58,16 +68,12 @@ class ProxyHeader:
 
         Raises ProxyHeaderError for addresses, ports and values that it cannot hold.
         """
-        tlvs = [(_AUTHORITY, self.authority.encode("ascii", "replace"), MAX_AUTHORITY_OCTETS)]
-        if self.alpn is not None:
-            tlvs.insert(0, (_ALPN, self.alpn, MAX_ALPN_OCTETS))
-        tlvs.append((_UNIQUE_ID, self.unique_id, MAX_UNIQUE_ID_OCTETS))
-        if self.kind is not None:
-            tlvs.append((_KIND, bytes([self.kind]), 1))
         family, body = self._addresses()
-        for kind, value, most in tlvs:
-            if len(value) > most:
-                raise ProxyHeaderError(f"the value 0x{kind:02x} has {len(value)} octets, at most {most}")
+        for kind, value in self._values():
+            if len(value) > _OURS[kind]:
+                raise ProxyHeaderError(
+                    f"the value 0x{kind:02x} has {len(value)} octets, at most {_OURS[kind]}"
+                )
             body += struct.pack("!BH", kind, len(value)) + value
         return SIGNATURE + struct.pack("!BBH", _VERSION_AND_PROXY, family, len(body)) + body
 
@@ -75,14 +81,88 @@ class ProxyHeader:
         """The same without what only the two ends of a tunnel say to each other."""
         return replace(self, kind=None)
 
+    def _values(self) -> Iterator[tuple[int, bytes]]:
+        if self.alpn is not None:
+            yield _ALPN, self.alpn
+        try:
+            yield _AUTHORITY, self.authority.encode("ascii")
+        except UnicodeEncodeError:
+            raise ProxyHeaderError(f"the authority {self.authority!r} is not in A-label form") from None
+        yield _UNIQUE_ID, self.unique_id
+        if self.kind is not None:
+            yield _KIND, bytes([self.kind])
+
     def _addresses(self) -> tuple[int, bytes]:
         try:
             ends = [ipaddress.ip_address(host) for host, _ in (self.source, self.destination)]
+            ports = self.source[1], self.destination[1]
             if ends[0].version == ends[1].version == 4:
-                family, packed = _TCP_OVER_IPV4, [end.packed for end in ends]
-            else:
-                family, packed = _TCP_OVER_IPV6, [end.packed.rjust(16, b"\xff") for end in ends]
-                packed = [p if p[:12] != b"\xff" * 12 else bytes(10) + b"\xff\xff" + p[12:] for p in packed]
-            return family, _ADDRESSES[family].pack(*packed, self.source[1], self.destination[1])
+                return _TCP_OVER_IPV4, _ADDRESSES[_TCP_OVER_IPV4].pack(ends[0].packed, ends[1].packed, *ports)
+            long = [end.packed if end.version == 6 else _MAPPED + end.packed for end in ends]
+            return _TCP_OVER_IPV6, _ADDRESSES[_TCP_OVER_IPV6].pack(*long, *ports)
         except (ValueError, struct.error) as error:
             raise ProxyHeaderError(f"not the ends of a TCP connection: {error}") from None
+
+
+def read_proxy_header(octets: bytes) -> ProxyHeader:
+    """Reads a header of exactly these octets. Raises ProxyHeaderError.
+
+    Values of other types are ignored; one of ours that is given twice, and a header without an authority,
+    are errors.
+    """
+    start = len(SIGNATURE) + 4
+    if len(octets) < start or not octets.startswith(SIGNATURE):
+        raise ProxyHeaderError("no signature of the PROXY protocol, version 2")
+    command, family, length = struct.unpack_from("!BBH", octets, len(SIGNATURE))
+    if command != _VERSION_AND_PROXY or family not in _ADDRESSES:
+        raise ProxyHeaderError(f"not a TCP connection that is passed on: 0x{command:02x} 0x{family:02x}")
+    addresses = _ADDRESSES[family]
+    if len(octets) != start + length or length < addresses.size:
+        raise ProxyHeaderError(f"a header of {len(octets)} octets that says {length}")
+    source, destination, source_port, destination_port = addresses.unpack_from(octets, start)
+    values: dict[int, bytes] = {}
+    for kind, value in _values(octets[start + addresses.size :]):
+        if kind in values and kind in _OURS:
+            raise ProxyHeaderError(f"the value 0x{kind:02x} is given twice")
+        values[kind] = value
+    return ProxyHeader(
+        (str(ipaddress.ip_address(source)), source_port),
+        (str(ipaddress.ip_address(destination)), destination_port),
+        _authority(values.get(_AUTHORITY)),
+        values.get(_ALPN),
+        values.get(_UNIQUE_ID, b""),
+        _kind(values.get(_KIND)),
+    )
+
+
+def _values(octets: bytes) -> Iterator[tuple[int, bytes]]:
+    place = 0
+    while place < len(octets):
+        if place + 3 > len(octets):
+            raise ProxyHeaderError("a value is cut off")
+        kind, length = struct.unpack_from("!BH", octets, place)
+        place += 3 + length
+        if place > len(octets):
+            raise ProxyHeaderError("a value is cut off")
+        if length > _OURS.get(kind, length):
+            raise ProxyHeaderError(f"the value 0x{kind:02x} has {length} octets")
+        yield kind, octets[place - length : place]
+
+
+def _authority(value: bytes | None) -> str:
+    try:
+        name = normal((value or b"").decode("ascii"))
+    except ValueError:  # UnicodeDecodeError and BadHostName
+        name = ""
+    if not name or is_wildcard(name) or name.encode() != value:
+        raise ProxyHeaderError("the authority is not a host name")
+    return name
+
+
+def _kind(value: bytes | None) -> Kind | None:
+    if value is None:
+        return None
+    try:
+        return Kind(int.from_bytes(value, "big") if len(value) == 1 else 0)
+    except ValueError:
+        raise ProxyHeaderError("the kind of visitor is none that we know") from None

@@ -81,7 +81,7 @@ def test_any_octets_are_no_preface(octets: bytes) -> None:
             read_preface(MAGIC + octets)
 
 
-@given(st.binary(max_size=836), st.binary(max_size=20), CUTS)
+@given(st.binary(max_size=701), st.binary(max_size=20), CUTS)
 @settings(max_examples=100, deadline=None)
 def test_a_sealed_header_in_any_cut(header: bytes, behind: bytes, places: list[int]) -> None:
     reader = SealedHeader(KEYS, PREFACE)
