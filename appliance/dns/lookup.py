@@ -1,0 +1,161 @@
+"""What our zones hold for a name and a type: the algorithm of RFC 1034 4.3.2, with what later RFCs made
+of it.
+
+Hidden here: delegations, wildcards (RFC 4592), empty non-terminals, CNAME chains across our zones, DNAME
+(RFC 6672) and negative answers (RFC 2308). The result is rrsets; how they become octets is answer's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from appliance.dns import names
+from appliance.dns.numbers import AAAA, ANY, CNAME, DNAME, DS, NOERROR, NS, NXDOMAIN, REFUSED, YXDOMAIN, A
+from appliance.dns.zone import RRset, Zone
+
+# How many CNAMEs are followed for one question: BIND's max-query-restarts. A resolver goes on by itself
+# from the last.
+MAX_CHAIN: Final = 11
+
+Zones = Mapping[bytes, Zone]
+
+
+@dataclass(slots=True)
+class Found:
+    """The answer to a question, as rrsets.
+
+    `glue` must be in the message (RFC 9471: addresses of nameservers below the cut); `extra` is left out
+    when it does not fit. `apexes`: the zones that it came from, the first being the one asked; empty when
+    none of ours is.
+    """
+
+    rcode: int = NOERROR
+    authoritative: bool = False
+    answer: list[RRset] = field(default_factory=list)
+    authority: list[RRset] = field(default_factory=list)
+    glue: list[RRset] = field(default_factory=list)
+    extra: list[RRset] = field(default_factory=list)
+    apexes: list[bytes] = field(default_factory=list)
+
+
+def zone_for(zones: Zones, name: bytes, qtype: int) -> Zone | None:
+    """The closest of `zones` at or above `name`; for DS, which the parent answers (RFC 4035 3.1.4.1),
+    strictly above, unless only the child is ours."""
+    child: Zone | None = None
+    while True:
+        zone = zones.get(name)
+        if zone is not None:
+            if qtype != DS or child is not None or name != zone.apex:
+                return zone
+            child = zone
+            qtype = 0
+        if name == names.ROOT:
+            return child
+        name = names.parent(name)
+
+
+def look_up(zones: Zones, name: bytes, qtype: int) -> Found:
+    """What `zones` hold for `name` and `qtype` (class IN). Every chain ends: loops are cut where they
+    would repeat."""
+    found = Found()
+    zone = zone_for(zones, name, qtype)
+    if zone is None:
+        found.rcode = REFUSED
+        return found
+    seen = {name}
+    for _ in range(MAX_CHAIN + 1):
+        found.apexes.append(zone.apex)
+        target = _look_in(zone, name, qtype, found)
+        if target is None or target in seen:
+            break
+        seen.add(target)
+        following = zone_for(zones, target, qtype)
+        if following is None:
+            break
+        zone, name = following, target
+    return found
+
+
+def _look_in(zone: Zone, name: bytes, qtype: int, found: Found) -> bytes | None:
+    """Add what `zone` holds for `name` to `found`. The name to go on with when that is an alias."""
+    if zone.cuts or zone.dnames:
+        above = _topmost(zone, name, qtype)
+        if above is not None:
+            if above in zone.cuts:
+                _refer(zone, above, found)
+                return None
+            return _synthesise(zone.node(above)[DNAME], name, found)
+    found.authoritative = True
+    node = zone.rrsets.get(name)
+    if node is None and name not in zone.empty:
+        node = _wildcard(zone, name)
+        if node is None:
+            found.rcode = NXDOMAIN
+            found.authority.append(zone.negative_soa)
+            return None
+    if node:
+        rrset = node.get(qtype)
+        if rrset is None and qtype == ANY:
+            rrset = node[min(node)]  # one of them will do (RFC 8482 4.1)
+        if rrset is not None:
+            found.answer.append(_at(rrset, name))
+            return None
+        alias = node.get(CNAME)
+        if alias is not None:
+            found.answer.append(_at(alias, name))
+            return alias.rdatas[0].lower()
+    found.authority.append(zone.negative_soa)
+    return None
+
+
+def _topmost(zone: Zone, name: bytes, qtype: int) -> bytes | None:
+    """The highest cut at or above `name`, or DNAME above it: whatever is further down is hidden by it."""
+    topmost = None
+    at = name
+    while True:
+        if (at in zone.cuts and not (qtype == DS and at == name)) or (at in zone.dnames and at != name):
+            topmost = at
+        if at == zone.apex:
+            return topmost
+        at = names.parent(at)
+
+
+def _refer(zone: Zone, cut: bytes, found: Found) -> None:
+    """A referral: not our answer, unless an alias of ours led here."""
+    found.authoritative = bool(found.answer)
+    servers = zone.node(cut)[NS]
+    found.authority.append(servers)
+    for rdata in servers.rdatas:
+        target = rdata.lower()
+        if not names.is_at_or_below(target, zone.apex):
+            continue
+        addresses = [zone.node(target)[rtype] for rtype in (A, AAAA) if rtype in zone.node(target)]
+        (found.glue if names.is_at_or_below(target, cut) else found.extra).extend(addresses)
+
+
+def _synthesise(dname: RRset, name: bytes, found: Found) -> bytes | None:
+    """The DNAME and the CNAME that it makes of `name` (RFC 6672 3.1)."""
+    found.authoritative = True
+    found.answer.append(dname)
+    target = name[: -len(dname.name)] + dname.rdatas[0]
+    if len(target) > names.MAX_NAME_OCTETS:
+        found.rcode = YXDOMAIN
+        return None
+    found.answer.append(RRset(name, CNAME, dname.ttl, (target,)))
+    return target.lower()
+
+
+def _wildcard(zone: Zone, name: bytes) -> Mapping[int, RRset] | None:
+    """The node of the wildcard that stands for `name`, which does not exist; None when there is none (RFC
+    4592 3.3.1)."""
+    encloser = names.parent(name)
+    while not zone.exists(encloser):
+        encloser = names.parent(encloser)
+    source = names.wildcard_of(encloser)
+    return zone.node(source) if zone.exists(source) else None
+
+
+def _at(rrset: RRset, name: bytes) -> RRset:
+    return rrset if rrset.name == name else replace(rrset, name=name)

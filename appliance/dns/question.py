@@ -1,0 +1,151 @@
+"""The bounded walk of a message from the network: what is asked, and whether EDNS came with it.
+
+Hidden here: where things are in a DNS message, and everything that a hostile one can do wrong. No
+compression pointer is ever followed: a question needs none, and where one ends the owner of another
+record it is stepped over. So the walk reads each octet at most once, and a question has at most 127
+labels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from appliance.dns.names import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
+from appliance.dns.numbers import DO, IXFR, OPT
+
+HEADER_OCTETS: Final = 12
+
+# OPT and one signature (TSIG, SIG(0)) are all that a query is known to carry.
+MAX_ADDITIONAL: Final = 2
+
+_RECORD_HEAD_OCTETS: Final = 10  # type, class, TTL, length (RFC 1035 4.1.3)
+_POINTER: Final = 0xC0
+
+
+class QuestionError(Exception):
+    """The message is not a DNS query that can be answered with more than FORMERR.
+
+    `end` is where its question ends (HEADER_OCTETS when none could be read), `edns` what was understood
+    of an OPT: enough for the refusal to echo the one and to answer the other (RFC 6891 7).
+    """
+
+    def __init__(self, what: str, end: int = HEADER_OCTETS, edns: Edns | None = None) -> None:
+        super().__init__(what)
+        self.end = end
+        self.edns = edns
+
+
+@dataclass(frozen=True, slots=True)
+class Edns:
+    """What the OPT record of a query says (RFC 6891 6.1). Options are checked for form and otherwise
+    ignored."""
+
+    payload: int  # octets of UDP that the sender can take
+    version: int
+    dnssec_ok: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """The one question of a message: `name` lower-cased; the question is octets 12 to `end` of the
+    message."""
+
+    name: bytes
+    qtype: int
+    qclass: int
+    end: int
+    edns: Edns | None
+
+
+def read_question(message: bytes) -> Question:
+    """What `message`, with an opcode QUERY header, asks. Raises QuestionError and nothing else."""
+    name, qtype, qclass, end = read_zone_section(message)
+    answers, authorities, additional = (_u16(message, at) for at in (6, 8, 10))
+    # Only an IXFR brings a record of its own: the SOA that the sender has (RFC 1995 3).
+    if answers or authorities > (qtype == IXFR) or additional > MAX_ADDITIONAL:
+        raise QuestionError("a query with records that queries do not have", end)
+    if qtype == IXFR and not authorities:
+        raise QuestionError("an IXFR without the SOA to start from", end)
+    edns: Edns | None = None
+    at = end
+    for index in range(authorities + additional):
+        at, found = _step_over(message, at, end, edns)
+        if found is not None:
+            if edns is not None or index < authorities:
+                raise QuestionError(
+                    "more than one OPT record, or one in the wrong section", end, edns or found
+                )
+            edns = found
+    if at != len(message):
+        raise QuestionError("octets after the end of the message", end, edns)
+    return Question(name, qtype, qclass, end, edns)
+
+
+def read_zone_section(message: bytes) -> tuple[bytes, int, int, int]:
+    """Name, type, class and end of the question, which UPDATE calls the zone section; the rest is not
+    looked at.
+
+    Raises QuestionError when there is not exactly one (RFC 9619), or it is malformed.
+    """
+    if len(message) < HEADER_OCTETS or _u16(message, 4) != 1:
+        raise QuestionError("not exactly one question")
+    at = HEADER_OCTETS
+    size = len(message)
+    while True:
+        if at >= size:
+            raise QuestionError("the question is cut off")
+        length = message[at]
+        if length == 0:
+            break
+        if length > MAX_LABEL_OCTETS:
+            raise QuestionError("a compression pointer or an unknown kind of label in the question")
+        at += 1 + length
+        if at - HEADER_OCTETS >= MAX_NAME_OCTETS:
+            raise QuestionError("the name asked for is longer than 255 octets")
+    at += 1
+    if at + 4 > size:
+        raise QuestionError("the question is cut off")
+    return message[HEADER_OCTETS:at].lower(), _u16(message, at), _u16(message, at + 2), at + 4
+
+
+def _step_over(message: bytes, at: int, end: int, edns: Edns | None) -> tuple[int, Edns | None]:
+    """Where the record at `at` ends, and what it says if it is an OPT."""
+    owner = at
+    size = len(message)
+    while True:
+        if at >= size:
+            raise QuestionError("a record is cut off", end, edns)
+        length = message[at]
+        if length >= _POINTER:
+            at += 2
+            break
+        if length > MAX_LABEL_OCTETS or at - owner >= MAX_NAME_OCTETS:
+            raise QuestionError("a record's owner is not a name", end, edns)
+        at += 1 + length
+        if length == 0:
+            break
+    rdata = at + _RECORD_HEAD_OCTETS
+    if rdata > size:
+        raise QuestionError("a record is cut off", end, edns)
+    after = rdata + _u16(message, at + 8)
+    if _u16(message, at) != OPT:
+        if after > size:
+            raise QuestionError("a record is cut off", end, edns)
+        return after, None
+    found = Edns(_u16(message, at + 2), message[at + 5], bool(_u16(message, at + 6) & DO))
+    if at - owner != 1:
+        raise QuestionError("an OPT record whose owner is not the root", end, found)
+    if after > size or not _are_options(message, rdata, after):
+        raise QuestionError("the options of an OPT record are cut off", end, found)
+    return after, found
+
+
+def _are_options(message: bytes, at: int, after: int) -> bool:
+    while at + 4 <= after:
+        at += 4 + _u16(message, at + 2)
+    return at == after
+
+
+def _u16(message: bytes, at: int) -> int:
+    return message[at] << 8 | message[at + 1]
