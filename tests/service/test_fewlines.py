@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from twisted.internet.task import Clock
-from twisted.logger import LogEvent, Logger, formatEvent
+from twisted.logger import ILogObserver, LogEvent, Logger, formatEvent
+from zope.interface import provider
 
 from appliance.service.fewlines import FewLines
 
@@ -11,7 +12,7 @@ from appliance.service.fewlines import FewLines
 def test_one_line_per_source_and_what_was_left_out() -> None:
     events: list[LogEvent] = []
     clock = Clock()
-    few = FewLines(clock, Logger(observer=events.append))
+    few = FewLines(clock, Logger(observer=provider(ILogObserver)(lambda event: events.append(event))))
     for _ in range(100):
         few.warn("192.0.2.1", "went wrong")
     few.warn("192.0.2.2", "too")
@@ -22,7 +23,7 @@ def test_one_line_per_source_and_what_was_left_out() -> None:
 
 
 def test_many_sources_do_not_fill_the_memory() -> None:
-    few = FewLines(Clock(), Logger(observer=lambda event: None))
+    few = FewLines(Clock(), Logger(observer=provider(ILogObserver)(lambda event: None)))
     for number in range(10_000):
         few.warn(str(number), "x")
     assert len(few._last) <= 4096

@@ -1,0 +1,148 @@
+"""How an accepted bare socket, whose ClientHello was read, becomes a TLS connection to a peer that is known.
+
+The handshake lets everybody through (:mod:`appliance.service.tls`); here his certificate is judged, and who
+is refused hears the reason in words before the connection ends. Who is not goes to the protocol of his kind.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.internet.interfaces import IHandshakeListener, IProtocol
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from appliance.service import keepalive
+from appliance.service.fewlines import FewLines
+from appliance.service.readiness import Readiness
+from appliance.service.tls import ServerTls
+from appliance.tunnel.certificates import CertificateRefused, Peer, Role
+from appliance.tunnel.messages import Goodbye, encode
+
+#: From the hello to the end of the handshake; OpenSSH gives 120 s to people, this is between programs.
+_HANDSHAKE_SECONDS = 5.0
+#: Handshakes at once. Each costs about a millisecond of CPU and 60 KiB; refusing early is cheaper than
+#: dragging all along.
+_HANDSHAKES_AT_MOST = 512
+
+
+class Adoption:
+    """Turns bare sockets into links and watches."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        readiness: Readiness,
+        tls: ServerTls,
+        *,
+        examine: Callable[[Any, Role, datetime], Peer],
+        protocols: dict[bytes, tuple[Role, Callable[[Peer], IProtocol]]],
+        complaints: FewLines,
+    ) -> None:
+        """``protocols``: for each ALPN its peers' role and what makes the protocol for one of them.
+
+        ``examine(certificate, role, wall)`` answers with the peer or raises CertificateRefused.
+        """
+        self._reactor = reactor
+        self._readiness = readiness
+        self._tls = tls
+        self._examine = examine
+        self._protocols = protocols
+        self._complaints = complaints
+        self._open: set[_Doorstep] = set()
+        self._handshakes = 0
+
+    def adopt(self, sock: socket.socket, octets: bytes) -> None:
+        """Own ``sock``, registered with the readiness, of which ``octets`` have been read."""
+        self._readiness.forget(sock)
+        if self._handshakes >= _HANDSHAKES_AT_MOST:
+            sock.close()
+            return
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        keepalive.of_link(sock)
+        doorstep = _Doorstep(self)
+        tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
+        self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
+        sock.close()  # the reactor has its own duplicate
+        transport: Any = doorstep.transport  # the TLS protocol, which has not seen what was read before it existed
+        transport.dataReceived(octets)
+
+    def stop(self) -> None:
+        """Cut every connection that is still open."""
+        for doorstep in list(self._open):
+            doorstep.cut()
+
+
+class _Once(Factory):
+    """Builds the one protocol that it was made for."""
+
+    noisy = False
+
+    def __init__(self, protocol: Protocol) -> None:
+        self._protocol = protocol
+
+    def buildProtocol(self, addr: object) -> Protocol:
+        return self._protocol
+
+
+@implementer(IHandshakeListener)
+class _Doorstep(Protocol):
+    """A connection until its peer is known; then it only passes on to the protocol of the peer's kind."""
+
+    def __init__(self, adoption: Adoption) -> None:
+        self._adoption = adoption
+        self._inner: IProtocol | None = None
+        self._timer: Any = None
+
+    def connectionMade(self) -> None:
+        adoption = self._adoption
+        adoption._open.add(self)
+        adoption._handshakes += 1
+        self._timer = adoption._reactor.callLater(_HANDSHAKE_SECONDS, self.cut)
+
+    def handshakeCompleted(self) -> None:
+        transport: Any = self.transport
+        adoption = self._adoption
+        self._handshake_over()
+        alpn = transport.negotiatedProtocol
+        if alpn not in adoption._protocols:
+            self.cut()
+            return
+        role, make = adoption._protocols[alpn]
+        certificate = transport.getHandle().get_peer_certificate(as_cryptography=True)
+        try:
+            peer = adoption._examine(certificate, role, datetime.now(UTC))
+        except CertificateRefused as refused:
+            adoption._complaints.warn(transport.getPeer().host, f"{alpn.decode()} refused: {refused.text}")
+            transport.write(encode(Goodbye(refused.reason.value, refused.text)))
+            transport.loseConnection()
+            return
+        self._inner = make(peer)
+        self._inner.makeConnection(transport)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._inner is not None:
+            self._inner.dataReceived(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._handshake_over()
+        self._adoption._open.discard(self)
+        if self._inner is not None:
+            self._inner.connectionLost(reason)
+
+    def cut(self) -> None:
+        """End the connection now."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def _handshake_over(self) -> None:
+        if self._timer is not None:
+            self._adoption._handshakes -= 1
+            if self._timer.active():
+                self._timer.cancel()
+            self._timer = None
