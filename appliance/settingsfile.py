@@ -126,11 +126,13 @@ def converter() -> cattrs.Converter:
     made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind, words in ((bool, "true or false"), (int, "a whole number"), (str, "a string")):
         made.register_structure_hook(kind, _exactly(kind, words))
-    made.register_structure_hook_func(
-        lambda kind: get_origin(kind) == tuple,  # noqa: E721 (the stub says a ParamSpec)
-        lambda value, kind: _each(made, value, kind),
-    )
+    made.register_structure_hook_func(_is_tuple, lambda value, kind: _each(made, value, kind))
     return made
+
+
+def _is_tuple(kind: Any) -> bool:
+    origin: Any = get_origin(kind)
+    return origin is tuple
 
 
 def _exactly(kind: type, words: str) -> Any:
