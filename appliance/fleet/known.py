@@ -1,0 +1,63 @@
+"""Which names are known, and until when: the difference between 404 and 503, and what is published.
+
+Hides the expiry and the wildcards. A name is known from its invitation or its first verified registration
+until its certificates have expired, or until somebody forgets it. `wall` is Unix time in seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+
+from appliance.tunnel.names import wildcards_over
+
+
+class KnownNames:
+    """Names and wildcards with the time at which the last certificate for each expires."""
+
+    def __init__(self) -> None:
+        self._expires: dict[str, float] = {}
+        self._soonest: list[tuple[float, str]] = []  # a heap; entries that no longer hold are passed over
+
+    def know(self, name: str, expires: float) -> bool:
+        """The name is known until `expires` at least. Whether that is later than what was known."""
+        if expires <= self._expires.get(name, float("-inf")):
+            return False
+        self._expires[name] = expires
+        heapq.heappush(self._soonest, (expires, name))
+        return True
+
+    def forget(self, name: str) -> bool:
+        """The name is not known any more. Whether it was."""
+        return self._expires.pop(name, None) is not None
+
+    def knows(self, host: str) -> bool:
+        """Whether this normal name, or a wildcard over it, is known."""
+        return host in self._expires or any(wildcard in self._expires for wildcard in wildcards_over(host))
+
+    def expire(self, wall: float) -> list[str]:
+        """Forgets the names whose time has come, and says which."""
+        gone = []
+        while self._soonest and self._soonest[0][0] <= wall:
+            expires, name = heapq.heappop(self._soonest)
+            if self._expires.get(name) == expires:
+                del self._expires[name]
+                gone.append(name)
+        return gone
+
+    def next_expiry(self) -> float | None:
+        """A Unix time before which `expire` has nothing to do."""
+        return self._soonest[0][0] if self._soonest else None
+
+    def expires(self, name: str) -> float | None:
+        """Until when exactly this name is known; None if it is not."""
+        return self._expires.get(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._expires
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._expires)
+
+    def __len__(self) -> int:
+        return len(self._expires)

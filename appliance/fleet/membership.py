@@ -1,0 +1,212 @@
+"""Which tunnel servers are members, and which of their addresses are published.
+
+Hides the rule (gdnsd's, whose default share is the same half): what is *proved* dead goes out at once, what
+is merely *silent* only while at least half of the known servers remain, and nothing that looks dead ever
+empties the set. A name's addresses are those of the servers where it has a session; all of them where it has
+none.
+
+What is kept is per address, as each address has a watch of its own; what is counted is servers. A server is
+*known* once one of its addresses was verified and published, until it has left, is removed, or has been
+silent or dead for more than an hour while others were heard. `now` is monotonic seconds.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from appliance.tunnel.discovery import ServerAddress
+
+FORGET_SECONDS = 3600.0
+"""A server that nobody heard for so long no longer counts when the half is counted."""
+
+
+class Standing(enum.Enum):
+    """What is known of an address that was once verified."""
+
+    RESTORED = "restored"
+    """Published before a restart and not yet asked again: the first answer is the last one."""
+    UP = "up"
+    SILENT = "silent"
+    DEAD = "dead"
+    LEFT = "left"
+
+
+_HEARD = (Standing.UP, Standing.RESTORED)
+_KNOWN = (*_HEARD, Standing.SILENT, Standing.DEAD)
+_GONE = (Standing.DEAD, Standing.LEFT)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What follows for the DNS. `names` has only names with a session at a published address."""
+
+    addresses: tuple[ServerAddress, ...]
+    names: Mapping[str, tuple[ServerAddress, ...]]
+    held: tuple[ServerAddress, ...]
+    """Those among `addresses` that are silent or gone and kept only because too little would remain."""
+
+    def of_name(self, name: str) -> tuple[ServerAddress, ...]:
+        """Where visitors of a name are sent."""
+        return self.names.get(name, self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One address, as shown by `status`. `since` is when its standing began."""
+
+    address: ServerAddress
+    server_id: str
+    boot: str
+    standing: Standing
+    since: float
+    names: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    server_id: str
+    boot: str
+    standing: Standing
+    since: float
+    names: set[str] = field(default_factory=set)
+
+
+class Membership:
+    """All addresses that were ever verified and are not forgotten."""
+
+    def __init__(self) -> None:
+        self._entries: dict[ServerAddress, _Entry] = {}
+
+    def restored(self, address: ServerAddress, server_id: str, boot: str, now: float) -> None:
+        """This address was published before this nameserver restarted."""
+        self._entries[address] = _Entry(server_id, boot, Standing.RESTORED, now)
+
+    def joined(
+        self, address: ServerAddress, server_id: str, boot: str, names: Iterable[str], now: float
+    ) -> None:
+        """A watch met this server at this address, verified it, and has the names that it serves."""
+        if not self._anybody_is_up():
+            # Whoever heard nobody was cut off itself: that time is not the others' silence.
+            for entry in self._entries.values():
+                if entry.standing is Standing.SILENT:
+                    entry.since = now
+        before = self._entries.get(address)
+        same = before is not None and before.boot == boot and before.standing is Standing.UP
+        since = before.since if same and before is not None else now
+        self._entries[address] = _Entry(server_id, boot, Standing.UP, since, set(names))
+
+    def serving(self, address: ServerAddress, boot: str, name: str) -> None:
+        """A name has a session at this boot of this server."""
+        entry = self._of_boot(address, boot)
+        if entry is not None:
+            entry.names.add(name)
+
+    def not_serving(self, address: ServerAddress, boot: str, name: str) -> None:
+        """A name has no session at this boot of this server any more."""
+        entry = self._of_boot(address, boot)
+        if entry is not None:
+            entry.names.discard(name)
+
+    def dead(self, address: ServerAddress, boot: str, now: float) -> None:
+        """This boot is proved gone: the address refused a connection, or another boot answered there."""
+        entry = self._of_boot(address, boot)
+        if entry is not None and entry.standing not in _GONE:
+            self._stands(entry, Standing.DEAD, now)
+            entry.names.clear()
+
+    def silent(self, address: ServerAddress, boot: str, now: float) -> None:
+        """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off."""
+        entry = self._of_boot(address, boot)
+        if entry is not None and entry.standing in _HEARD:
+            self._stands(entry, Standing.SILENT, now)
+
+    def left(self, server_id: str, boot: str, now: float) -> None:
+        """This boot said that it goes away."""
+        for entry in self._entries.values():
+            if entry.server_id == server_id and entry.boot == boot and entry.standing is not Standing.LEFT:
+                self._stands(entry, Standing.LEFT, now)
+                entry.names.clear()
+
+    def unlisted(self, address: ServerAddress, now: float) -> None:
+        """The operator no longer lists this address: it stays only while there is no other."""
+        entry = self._entries.get(address)
+        if entry is not None:
+            self._stands(entry, Standing.LEFT, now)
+
+    def removed(self, server_id: str) -> None:
+        """The operator removed or revoked this server: the one thing that may take out the last address."""
+        for address in [at for at, entry in self._entries.items() if entry.server_id == server_id]:
+            del self._entries[address]
+
+    def tick(self, now: float) -> bool:
+        """Forgets whom nobody heard for more than an hour. Whether anybody was forgotten."""
+        if not self._anybody_is_up():
+            return False
+        old = [at for at, entry in self._entries.items() if self._forgotten_at(entry) < now]
+        for address in old:
+            del self._entries[address]
+        return bool(old)
+
+    def next_deadline(self) -> float | None:
+        """After this time `tick` may have something to do."""
+        times = [self._forgotten_at(entry) for entry in self._entries.values()]
+        return min(times) if times and self._anybody_is_up() and min(times) < float("inf") else None
+
+    def boot_at(self, address: ServerAddress) -> str | None:
+        """Which boot was last verified at this address."""
+        entry = self._entries.get(address)
+        return None if entry is None else entry.boot
+
+    def members(self) -> list[Member]:
+        """Everybody, in the order of addresses."""
+        return [
+            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names))
+            for at, entry in sorted(self._entries.items())
+        ]
+
+    def published(self) -> Published:
+        """What follows now."""
+        held = self._held()
+        chosen = sorted({at for at, entry in self._entries.items() if entry.standing in _HEARD} | held)
+        return Published(tuple(chosen), self._names_at(chosen), tuple(sorted(held)))
+
+    def _held(self) -> set[ServerAddress]:
+        silent = {at for at, entry in self._entries.items() if entry.standing is Standing.SILENT}
+        remaining = len(self._servers(_HEARD))
+        if silent and (2 * remaining < len(self._servers(_KNOWN))):
+            return silent
+        gone = [at for at, entry in self._entries.items() if entry.standing in _GONE]
+        if remaining or not gone:
+            return set()
+        return {max(gone, key=lambda at: (self._entries[at].since, at))}  # the last one that went
+
+    def _servers(self, standings: Collection[Standing]) -> set[str]:
+        return {entry.server_id for entry in self._entries.values() if entry.standing in standings}
+
+    def _names_at(self, chosen: Iterable[ServerAddress]) -> dict[str, tuple[ServerAddress, ...]]:
+        """Equal sets are one tuple, so that 10,000 names on three servers are a handful of them."""
+        names: dict[str, tuple[ServerAddress, ...]] = {}
+        longer: dict[tuple[tuple[ServerAddress, ...], ServerAddress], tuple[ServerAddress, ...]] = {}
+        for address in chosen:
+            for name in self._entries[address].names:
+                before = names.get(name, ())
+                names[name] = longer.setdefault((before, address), (*before, address))
+        return names
+
+    def _anybody_is_up(self) -> bool:
+        return any(entry.standing is Standing.UP for entry in self._entries.values())
+
+    def _of_boot(self, address: ServerAddress, boot: str) -> _Entry | None:
+        entry = self._entries.get(address)
+        return entry if entry is not None and entry.boot == boot else None
+
+    @staticmethod
+    def _stands(entry: _Entry, standing: Standing, now: float) -> None:
+        entry.standing = standing
+        entry.since = now
+
+    @staticmethod
+    def _forgotten_at(entry: _Entry) -> float:
+        return float("inf") if entry.standing in _HEARD else entry.since + FORGET_SECONDS

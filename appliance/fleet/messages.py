@@ -1,0 +1,206 @@
+"""The words of a watch: every message between a tunnel server and a nameserver, and the bound of each field.
+
+They are written as those of a link are (`tunnel.lines`). docs/reference/protocol.md says what each is for;
+`watch` says when each may come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from appliance.tunnel.discovery import BadServerAddress, read_address
+from appliance.tunnel.lines import (
+    LineReader,
+    MessageError,
+    Vocabulary,
+    flag,
+    hexadecimal,
+    sentence,
+    several,
+    text,
+    whole,
+    word,
+)
+from appliance.tunnel.names import BadHostName, normal
+
+VERSION = 1
+MAX_NAMES_IN_MESSAGE = 200
+"""200 names of 253 octets, quoted, are 51 KiB: they always fit a line."""
+MAX_ADDRESSES = 16
+"""Of one server: an IPv4 and an IPv6 address are what one has."""
+MAX_PEM_CHARACTERS = 64_000
+"""A client's certificate with 256 names of usual length has about 12,000."""
+
+
+def _name(value: object) -> str:
+    try:
+        if isinstance(value, str):
+            return normal(value)
+    except BadHostName:
+        pass
+    raise MessageError("is not a host name")
+
+
+def _address(value: object) -> str:
+    try:
+        if isinstance(value, str) and len(value) < 100:
+            return str(read_address(value))
+    except BadServerAddress:
+        pass
+    raise MessageError("is not the address of a server")
+
+
+_ID = word("[a-z0-9._-]{1,63}")
+_TOKEN = word("[!-~]{1,64}")
+_FINGERPRINT = hexadecimal(64)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHello:
+    """Server: the first message. `boot` is new at each start; `addresses` are the public ones, as `host:port`
+    or `[v6]:port`.
+    """
+
+    version: Annotated[int, whole(1, 65535)]
+    id: Annotated[str, _ID]
+    boot: Annotated[str, _TOKEN]
+    addresses: Annotated[tuple[str, ...], several(_address, MAX_ADDRESSES)]
+
+
+@dataclass(frozen=True, slots=True)
+class NameserverHello:
+    """Nameserver: the first message."""
+
+    version: Annotated[int, whole(1, 65535)]
+    id: Annotated[str, _ID]
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Server: a client's certificate, before the first name that is served under it.
+
+    `fingerprint` is the SHA-256 of its DER. Both ends forget it with the last name under it.
+    """
+
+    fingerprint: Annotated[str, _FINGERPRINT]
+    pem: Annotated[str, text(MAX_PEM_CHARACTERS)]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """Server: a name has a session here now, of a client with that certificate."""
+
+    name: Annotated[str, _name]
+    fingerprint: Annotated[str, _FINGERPRINT]
+
+
+@dataclass(frozen=True, slots=True)
+class NotServing:
+    """Server: a name has no session here any more."""
+
+    name: Annotated[str, _name]
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEnded:
+    """Server: every name that had a session when the watch began has been said; only changes follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """Server: it goes away on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """Server: it ends this watch, or does not let it begin, and why, as on a link."""
+
+    reason: Annotated[str, word("[a-z0-9_]{1,40}")]
+    text: Annotated[str, sentence(1000)]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Nameserver: it knows these names, besides those said before on this watch.
+
+    So a visitor of one is told 503 and not 404. `complete`: with these it has said all of them (false in all
+    but the last message of a long list).
+    """
+
+    names: Annotated[tuple[str, ...], several(_name, MAX_NAMES_IN_MESSAGE)]
+    complete: Annotated[bool, flag]
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Nameserver: it no longer knows these names."""
+
+    names: Annotated[tuple[str, ...], several(_name, MAX_NAMES_IN_MESSAGE)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Either: answer with the same nonce. A kernel acknowledges octets for a process that is stopped."""
+
+    nonce: Annotated[str, _TOKEN]
+
+
+@dataclass(frozen=True, slots=True)
+class Pong:
+    """Either: the answer to the ping with that nonce."""
+
+    nonce: Annotated[str, _TOKEN]
+
+
+FromServer = (
+    ServerHello | Certificate | Serving | NotServing | SnapshotEnded | Leaving | Goodbye | Ping | Pong
+)
+FromNameserver = NameserverHello | Known | Forgotten | Ping | Pong
+Message = FromServer | FromNameserver
+
+BY_SERVER: Vocabulary[FromServer] = Vocabulary(
+    {
+        "hello": ServerHello,
+        "certificate": Certificate,
+        "serving": Serving,
+        "not_serving": NotServing,
+        "snapshot_ended": SnapshotEnded,
+        "leaving": Leaving,
+        "goodbye": Goodbye,
+        "ping": Ping,
+        "pong": Pong,
+    }
+)
+BY_NAMESERVER: Vocabulary[FromNameserver] = Vocabulary(
+    {"hello": NameserverHello, "known": Known, "forgotten": Forgotten, "ping": Ping, "pong": Pong}
+)
+
+
+class ServerLines(LineReader[FromServer]):
+    """Reads what a tunnel server says on a watch."""
+
+    def __init__(self) -> None:
+        super().__init__(BY_SERVER)
+
+
+class NameserverLines(LineReader[FromNameserver]):
+    """Reads what a nameserver says on a watch."""
+
+    def __init__(self) -> None:
+        super().__init__(BY_NAMESERVER)
+
+
+def shown(certificate: x509.Certificate) -> Certificate:
+    """The message that shows a client's certificate."""
+    pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
+    return Certificate(fingerprint_of(certificate), pem)
+
+
+def fingerprint_of(certificate: x509.Certificate) -> str:
+    """SHA-256 of the DER, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()

@@ -1,0 +1,459 @@
+"""A watch: how a nameserver knows that a tunnel server lives, and which names have a session there.
+
+Hides what is said in which order, and what counts as silence. Two machines that know no wire: octets and
+monotonic seconds in; events, octets and the next deadline out. A tunnel server says its id and boot, a
+snapshot of its names, then each change; a name comes with the certificate of the client that serves it, and
+the nameserver checks that one itself, so that a stolen server cannot publish a name that nobody granted.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Generic, TypeVar
+
+from cryptography import x509
+
+from appliance.fleet.events import (
+    Ended,
+    NameRefused,
+    NameserverGreeted,
+    NamesForgotten,
+    NamesKnown,
+    ObserverEvent,
+    ServerEvent,
+    ServerGreeted,
+    ServerLeft,
+    ServingStarted,
+    ServingStopped,
+    SnapshotTaken,
+    WatchEnd,
+)
+from appliance.fleet.messages import (
+    BY_NAMESERVER,
+    BY_SERVER,
+    MAX_NAMES_IN_MESSAGE,
+    VERSION,
+    Certificate,
+    Forgotten,
+    FromNameserver,
+    FromServer,
+    Goodbye,
+    Known,
+    Leaving,
+    Message,
+    NameserverHello,
+    NameserverLines,
+    NotServing,
+    Ping,
+    Pong,
+    ServerHello,
+    ServerLines,
+    Serving,
+    SnapshotEnded,
+    fingerprint_of,
+)
+from appliance.fleet.pulse import Pulse
+from appliance.tunnel.certificates import (
+    CertificateRefused,
+    CredentialRefused,
+    Peer,
+    grants,
+    read_certificate,
+)
+from appliance.tunnel.discovery import ServerAddress, read_address
+from appliance.tunnel.lines import LineReader, MessageError, Vocabulary
+
+SNAPSHOT_SECONDS = 60.0
+"""10,000 certificates take about 3 s to check."""
+MAX_NAMES_OF_SERVER = 100_000
+MAX_CERTIFICATES = 100_000
+"""Held of one server: a client per name at the most."""
+BURST_OCTETS = 65_536
+"""Given out at once, so that a snapshot of 10,000 names does not hold the reactor for longer than 20 ms."""
+
+
+class WatchState(enum.Enum):
+    """How far a watch is. A server's end has no SNAPSHOT: it says its snapshot with its hello."""
+
+    GREETING = "greeting"
+    SNAPSHOT = "snapshot"
+    WATCHING = "watching"
+    ENDED = "ended"
+
+
+_AT_SERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
+    (WatchState.GREETING, NameserverHello): WatchState.WATCHING,
+    (WatchState.WATCHING, Known): WatchState.WATCHING,
+    (WatchState.WATCHING, Forgotten): WatchState.WATCHING,
+    (WatchState.WATCHING, Ping): WatchState.WATCHING,
+    (WatchState.WATCHING, Pong): WatchState.WATCHING,
+}
+_AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
+    (WatchState.GREETING, ServerHello): WatchState.SNAPSHOT,
+    (WatchState.GREETING, Goodbye): WatchState.ENDED,
+    (WatchState.SNAPSHOT, Certificate): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Serving): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, NotServing): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Leaving): WatchState.ENDED,
+    (WatchState.SNAPSHOT, Goodbye): WatchState.ENDED,
+    (WatchState.SNAPSHOT, SnapshotEnded): WatchState.WATCHING,
+    (WatchState.WATCHING, Certificate): WatchState.WATCHING,
+    (WatchState.WATCHING, Serving): WatchState.WATCHING,
+    (WatchState.WATCHING, NotServing): WatchState.WATCHING,
+    (WatchState.WATCHING, Ping): WatchState.WATCHING,
+    (WatchState.WATCHING, Pong): WatchState.WATCHING,
+    (WatchState.WATCHING, Leaving): WatchState.ENDED,
+    (WatchState.WATCHING, Goodbye): WatchState.ENDED,
+}
+
+M = TypeVar("M", bound=Message)
+
+
+class _ToSay(Generic[M]):
+    """Messages that wait to become octets."""
+
+    def __init__(self, vocabulary: Vocabulary[M]) -> None:
+        self._vocabulary = vocabulary
+        self._waiting: deque[M] = deque()
+
+    def say(self, message: M) -> None:
+        self._waiting.append(message)
+
+    def octets(self) -> bytes:
+        burst = bytearray()
+        while self._waiting and len(burst) < BURST_OCTETS:
+            burst += self._vocabulary.encode(self._waiting.popleft())
+        return bytes(burst)
+
+
+class WatchedServer:
+    """The tunnel server's end. `nonce` gives a new random text each time; `now` is monotonic seconds.
+
+    `serving` holds the names that have a session when the watch begins; the other end gets them as its
+    snapshot.
+    """
+
+    def __init__(
+        self,
+        server_id: str,
+        boot: str,
+        addresses: tuple[ServerAddress, ...],
+        nonce: Callable[[], str],
+        now: float,
+        serving: Mapping[str, Certificate],
+    ) -> None:
+        self.state = WatchState.GREETING
+        self._lines = NameserverLines()
+        self._pulse = Pulse(nonce, now)
+        self._under: dict[str, str] = {}
+        self._shown: Counter[str] = Counter()  # fingerprint -> how many names were said under it
+        self._to_say = _ToSay(BY_SERVER)
+        self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses))))
+        for name, certificate in serving.items():
+            self.serving(name, certificate)
+        self._say(SnapshotEnded())
+
+    def serving(self, name: str, certificate: Certificate) -> None:
+        """The name has a session here now, of a client with this certificate."""
+        fingerprint = certificate.fingerprint
+        if not self._shown[fingerprint]:
+            self._say(certificate)
+        self._shown[fingerprint] += 1
+        before = self._under.get(name)
+        if before is not None:
+            _drop(self._shown, before)
+        self._under[name] = fingerprint
+        self._say(Serving(name, fingerprint))
+
+    def not_serving(self, name: str) -> None:
+        """The name has no session here any more. A certificate is forgotten with its last name, at both
+        ends.
+        """
+        fingerprint = self._under.pop(name, None)
+        if fingerprint is not None:
+            _drop(self._shown, fingerprint)
+            self._say(NotServing(name))
+
+    def leave(self) -> None:
+        """This server goes away on purpose."""
+        self._say(Leaving())
+        self.state = WatchState.ENDED
+
+    def goodbye(self, reason: str, text: str) -> None:
+        """This server ends the watch: one word, and a sentence for the other end's log."""
+        self._say(Goodbye(reason, text))
+        self.state = WatchState.ENDED
+
+    def receive(self, octets: bytes, now: float) -> list[ServerEvent]:
+        """What these octets mean. After an Ended nothing more comes."""
+        events: list[ServerEvent] = []
+        messages, error = _feed(self._lines, octets)
+        try:
+            for message in messages:
+                if self.state is not WatchState.ENDED:
+                    events += self._heard(message, now)
+            if error is not None:
+                raise error
+        except MessageError as malformed:
+            events += self._malformed(malformed)
+        return events
+
+    def tick(self, now: float) -> list[ServerEvent]:
+        """To be called at `next_deadline` or later."""
+        if self.state is WatchState.ENDED:
+            return []
+        silence = self._pulse.silence(now)
+        if silence is not None:
+            self.state = WatchState.ENDED
+            return [Ended(WatchEnd.SILENT, silence)]
+        ping = self._pulse.ping(now)
+        if ping is not None:
+            self._say(ping)
+        return []
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        return None if self.state is WatchState.ENDED else self._pulse.next_deadline()
+
+    def data_to_send(self) -> bytes:
+        """The next octets, at most about 64 KiB: to be asked again until there are none."""
+        return self._to_say.octets()
+
+    def _heard(self, message: FromNameserver, now: float) -> Iterator[ServerEvent]:
+        self.state = _next(_AT_SERVER, self.state, message)
+        self._pulse.heard(now)
+        match message:
+            case NameserverHello(version, nameserver_id):
+                _check_version(version)
+                yield NameserverGreeted(nameserver_id)
+            case Known(names, complete):
+                yield NamesKnown(names, complete)
+            case Forgotten(names):
+                yield NamesForgotten(names)
+            case Ping(nonce):
+                self._say(Pong(nonce))
+            case Pong(nonce):
+                self._pulse.answered(nonce)
+
+    def _malformed(self, error: MessageError) -> Iterator[Ended]:
+        if self.state is not WatchState.ENDED:
+            self.state = WatchState.ENDED
+            yield Ended(WatchEnd.MALFORMED, str(error))
+
+    def _say(self, message: FromServer) -> None:
+        if self.state is not WatchState.ENDED:
+            self._to_say.say(message)
+
+
+class Observer:
+    """The nameserver's end.
+
+    `server_id` is the one in the certificate met on this connection; a hello with another ends the watch.
+    `examine` judges a client's certificate (raises CertificateRefused). `known` is what this nameserver knows
+    now.
+    """
+
+    def __init__(
+        self,
+        nameserver_id: str,
+        nonce: Callable[[], str],
+        now: float,
+        *,
+        server_id: str,
+        examine: Callable[[x509.Certificate], Peer],
+        known: Iterable[str] = (),
+    ) -> None:
+        self.state = WatchState.GREETING
+        self._server_id = server_id
+        self._examine = examine
+        self._lines = ServerLines()
+        self._pulse = Pulse(nonce, now)
+        self._snapshot_by = now + SNAPSHOT_SECONDS
+        self._certificates: dict[str, Peer | str] = {}  # by fingerprint; a text is why it was refused
+        self._under: dict[str, str] = {}  # every name said -> fingerprint, the refused ones too
+        self._names_under: Counter[str] = Counter()
+        self._serving: dict[str, float] = {}
+        self._to_say = _ToSay(BY_NAMESERVER)
+        self._say(NameserverHello(VERSION, nameserver_id))
+        self._say_known(tuple(known))
+
+    def know(self, names: Iterable[str]) -> None:
+        """This nameserver knows these names, too."""
+        self._say_known(tuple(names))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """This nameserver no longer knows these names."""
+        for chunk in _chunks(tuple(names)):
+            self._say(Forgotten(chunk))
+
+    def receive(self, octets: bytes, now: float) -> list[ObserverEvent]:
+        """What these octets mean. After an Ended nothing more comes."""
+        events: list[ObserverEvent] = []
+        messages, error = _feed(self._lines, octets)
+        try:
+            for message in messages:
+                if self.state is not WatchState.ENDED:
+                    events += self._heard(message, now)
+            if error is not None:
+                raise error
+        except MessageError as malformed:
+            events += self._malformed(malformed)
+        return events
+
+    def tick(self, now: float) -> list[ObserverEvent]:
+        """To be called at `next_deadline` or later."""
+        if self.state is WatchState.ENDED:
+            return []
+        silence = self._pulse.silence(now)
+        if self.state is WatchState.SNAPSHOT and now >= self._snapshot_by:
+            silence = f"the names took more than {SNAPSHOT_SECONDS:g} s to say"
+        if silence is not None:
+            self.state = WatchState.ENDED
+            return [Ended(WatchEnd.SILENT, silence)]
+        ping = self._pulse.ping(now)
+        if ping is not None:
+            self._say(ping)
+        return []
+
+    def next_deadline(self) -> float | None:
+        """When `tick` has something to do."""
+        if self.state is WatchState.ENDED:
+            return None
+        deadline = self._pulse.next_deadline()
+        return min(deadline, self._snapshot_by) if self.state is WatchState.SNAPSHOT else deadline
+
+    def data_to_send(self) -> bytes:
+        """The next octets, at most about 64 KiB: to be asked again until there are none."""
+        return self._to_say.octets()
+
+    def _heard(self, message: FromServer, now: float) -> Iterator[ObserverEvent]:
+        self.state = _next(_AT_NAMESERVER, self.state, message)
+        self._pulse.heard(now)
+        match message:
+            case ServerHello():
+                yield self._greeted(message)
+            case Certificate():
+                self._shown(message)
+            case Serving(name, fingerprint):
+                yield from self._started(name, fingerprint)
+            case NotServing(name):
+                yield from self._stopped(name)
+            case SnapshotEnded():
+                yield SnapshotTaken(dict(self._serving))
+            case Leaving():
+                yield ServerLeft()
+                yield Ended(WatchEnd.LEFT, "the server left")
+            case Goodbye(reason, text):
+                yield Ended(WatchEnd.REFUSED, f"{text} ({reason})")
+            case Ping(nonce):
+                self._say(Pong(nonce))
+            case Pong(nonce):
+                self._pulse.answered(nonce)
+
+    def _greeted(self, hello: ServerHello) -> ServerGreeted:
+        _check_version(hello.version)
+        if hello.id != self._server_id:
+            raise MessageError(f"the server calls itself {hello.id}, its certificate {self._server_id}")
+        return ServerGreeted(hello.id, hello.boot, tuple(map(read_address, hello.addresses)))
+
+    def _shown(self, shown: Certificate) -> None:
+        if len(self._certificates) >= MAX_CERTIFICATES:
+            raise MessageError(f"more than {MAX_CERTIFICATES} certificates")
+        try:
+            certificate = read_certificate(shown.pem.encode("ascii"))
+        except CredentialRefused as refusal:
+            raise MessageError(f"certificate: {refusal}") from None
+        if fingerprint_of(certificate) != shown.fingerprint:
+            raise MessageError("certificate: the fingerprint is another one's")
+        try:
+            self._certificates[shown.fingerprint] = self._examine(certificate)
+        except CertificateRefused as refusal:
+            self._certificates[shown.fingerprint] = refusal.text
+
+    def _started(self, name: str, fingerprint: str) -> Iterator[ObserverEvent]:
+        peer = self._certificates.get(fingerprint)
+        if peer is None:
+            raise MessageError(f"serving {name}: its certificate was not shown")
+        if len(self._under) >= MAX_NAMES_OF_SERVER:
+            raise MessageError(f"more than {MAX_NAMES_OF_SERVER} names")
+        self._names_under[fingerprint] += 1  # before the old one is dropped: it may be the same
+        before = self._under.get(name)
+        if before is not None:
+            self._drop(before)
+        self._under[name] = fingerprint
+        if isinstance(peer, Peer) and grants(peer.names, name):
+            self._serving[name] = peer.expires.timestamp()
+            if self.state is WatchState.WATCHING:
+                yield ServingStarted(name, self._serving[name])
+            return
+        yield from self._no_longer_served(name)
+        yield NameRefused(
+            name, peer if isinstance(peer, str) else f"{peer.id}'s certificate does not grant it"
+        )
+
+    def _stopped(self, name: str) -> Iterator[ObserverEvent]:
+        fingerprint = self._under.pop(name, None)
+        if fingerprint is not None:
+            self._drop(fingerprint)
+            yield from self._no_longer_served(name)
+
+    def _no_longer_served(self, name: str) -> Iterator[ObserverEvent]:
+        if self._serving.pop(name, None) is not None and self.state is WatchState.WATCHING:
+            yield ServingStopped(name)
+
+    def _drop(self, fingerprint: str) -> None:
+        _drop(self._names_under, fingerprint)
+        if fingerprint not in self._names_under:
+            del self._certificates[fingerprint]
+
+    def _malformed(self, error: MessageError) -> Iterator[Ended]:
+        if self.state is not WatchState.ENDED:
+            self.state = WatchState.ENDED
+            yield Ended(WatchEnd.MALFORMED, str(error))
+
+    def _say_known(self, names: tuple[str, ...]) -> None:
+        chunks = list(_chunks(names)) or [()]
+        for chunk in chunks[:-1]:
+            self._say(Known(chunk, complete=False))
+        self._say(Known(chunks[-1], complete=True))
+
+    def _say(self, message: FromNameserver) -> None:
+        if self.state is not WatchState.ENDED:
+            self._to_say.say(message)
+
+
+def _next(
+    table: Mapping[tuple[WatchState, type[Message]], WatchState], state: WatchState, message: Message
+) -> WatchState:
+    following = table.get((state, type(message)))
+    if following is None:
+        raise MessageError(f"a {type(message).__name__} has no place while {state.value}")
+    return following
+
+
+def _check_version(version: int) -> None:
+    if version != VERSION:
+        raise MessageError(f"hello: version {version} of the watch protocol, this is version {VERSION}")
+
+
+def _feed(lines: LineReader[M], octets: bytes) -> tuple[tuple[M, ...], MessageError | None]:
+    """What these octets complete, and what was wrong behind it."""
+    try:
+        return tuple(lines.feed(octets)), None
+    except MessageError as error:
+        return error.messages_before, error
+
+
+def _drop(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
+
+
+def _chunks(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    for at in range(0, len(names), MAX_NAMES_IN_MESSAGE):
+        yield names[at : at + MAX_NAMES_IN_MESSAGE]

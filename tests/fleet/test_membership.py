@@ -1,0 +1,319 @@
+"""The rule of publication, by cases and against a model that is written from its sentence alone."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from appliance.fleet.membership import FORGET_SECONDS, Membership, Published, Standing
+from appliance.tunnel.discovery import ServerAddress
+
+A, B, C, D = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3, 4))
+B6 = ServerAddress("2001:db8::2")
+
+
+def fleet(*addresses: ServerAddress, names: tuple[str, ...] = ()) -> Membership:
+    """Each address is the only one of a server that is up; ids are the addresses, the boot is `1`."""
+    membership = Membership()
+    for address in addresses:
+        membership.joined(address, str(address), "1", names, 0.0)
+    return membership
+
+
+def test_nothing_is_published_of_nobody() -> None:
+    assert Membership().published() == Published((), {}, ())
+
+
+def test_a_proved_death_is_out_at_once_but_never_the_last_one() -> None:
+    membership = fleet(A, B)
+    membership.dead(A, "1", 1.0)
+    assert membership.published().addresses == (B,)
+    membership.dead(B, "1", 2.0)
+    assert membership.published() == Published((B,), {}, (B,))
+    membership.joined(A, str(A), "2", (), 3.0)
+    assert membership.published() == Published((A,), {}, ())
+
+
+@pytest.mark.parametrize(
+    ("count", "silent", "published", "held"),
+    [
+        (1, 1, 1, 1),
+        (2, 1, 1, 0),
+        (2, 2, 2, 2),
+        (3, 1, 2, 0),
+        (3, 2, 3, 2),
+        (4, 2, 2, 0),
+        (4, 3, 4, 3),
+        (4, 4, 4, 4),
+        (5, 2, 3, 0),
+        (5, 3, 5, 3),
+    ],
+)
+def test_silent_ones_are_out_only_while_half_remain(
+    count: int, silent: int, published: int, held: int
+) -> None:
+    addresses = [ServerAddress(f"192.0.2.{number}") for number in range(1, count + 1)]
+    membership = fleet(*addresses)
+    for address in addresses[:silent]:
+        membership.silent(address, "1", 1.0)
+    assert len(membership.published().addresses) == published
+    assert len(membership.published().held) == held
+
+
+def test_the_dead_count_among_the_known() -> None:
+    membership = fleet(A, B, C, D)
+    membership.dead(A, "1", 1.0)
+    membership.dead(B, "1", 1.0)
+    membership.silent(C, "1", 1.0)
+    assert membership.published() == Published((C, D), {}, (C,))
+
+
+def test_servers_are_counted_not_addresses() -> None:
+    membership = fleet(A, C)
+    membership.joined(B, "b", "1", (), 0.0)
+    membership.joined(B6, "b", "1", (), 0.0)
+    membership.silent(B6, "1", 1.0)
+    assert membership.published().addresses == (A, B, C)
+    membership.silent(A, "1", 1.0)
+    assert membership.published().addresses == (B, C)
+    membership.silent(B, "1", 1.0)
+    assert set(membership.published().addresses) == {A, B, B6, C}
+
+
+def test_a_silent_one_that_is_proved_dead_is_held_no_longer() -> None:
+    membership = fleet(A, B)
+    membership.silent(A, "1", 1.0)
+    membership.silent(B, "1", 1.0)
+    membership.dead(A, "1", 2.0)
+    assert membership.published() == Published((B,), {}, (B,))
+
+
+def test_an_end_touches_only_its_boot() -> None:
+    membership = fleet(A, B, names=("www.test",))
+    membership.joined(A, str(A), "2", ("www.test",), 1.0)
+    membership.dead(A, "1", 2.0)
+    membership.silent(A, "1", 2.0)
+    membership.left(str(A), "1", 2.0)
+    membership.not_serving(A, "1", "www.test")
+    assert membership.published().of_name("www.test") == (A, B)
+    assert membership.boot_at(A) == "2"
+    assert membership.boot_at(C) is None
+
+
+def test_a_names_addresses_follow_its_sessions() -> None:
+    membership = fleet(A, B, C)
+    assert membership.published().of_name("www.test") == (A, B, C)
+    membership.serving(B, "1", "www.test")
+    assert membership.published().of_name("www.test") == (B,)
+    membership.serving(C, "1", "www.test")
+    assert membership.published().of_name("www.test") == (B, C)
+    membership.dead(B, "1", 1.0)
+    assert membership.published().of_name("www.test") == (C,)
+    membership.not_serving(C, "1", "www.test")
+    assert membership.published().of_name("www.test") == (A, C)
+
+
+def test_a_cut_off_observer_keeps_names_and_servers() -> None:
+    membership = fleet(A, B, C, names=("www.test",))
+    membership.not_serving(C, "1", "www.test")
+    before = membership.published()
+    for address in (A, B, C):
+        membership.silent(address, "1", 1.0)
+    assert not membership.tick(100 * FORGET_SECONDS)
+    assert membership.published().names == before.names
+    assert membership.published().addresses == before.addresses
+    # Its return is no cliff: what it did not hear meanwhile was its own deafness.
+    membership.joined(A, str(A), "1", ("www.test",), 101 * FORGET_SECONDS)
+    membership.tick(101 * FORGET_SECONDS + 1)
+    assert membership.published().addresses == before.addresses
+
+
+def test_after_an_hour_a_silent_server_does_not_count() -> None:
+    membership = fleet(A, B, C)
+    membership.silent(B, "1", 0.0)
+    membership.silent(C, "1", 10.0)
+    assert membership.published().held == (B, C)
+    assert membership.next_deadline() == FORGET_SECONDS
+    assert not membership.tick(FORGET_SECONDS)
+    assert membership.tick(FORGET_SECONDS + 1)
+    assert membership.published() == Published((A,), {}, ())  # C is out: one of two known remains
+    assert membership.tick(FORGET_SECONDS + 11)
+    assert membership.next_deadline() is None
+
+
+def test_a_leave_never_takes_the_last_one_and_a_removal_does() -> None:
+    membership = fleet(A, B)
+    membership.left(str(A), "1", 1.0)
+    assert membership.published().addresses == (B,)
+    membership.left(str(B), "1", 2.0)
+    assert membership.published() == Published((B,), {}, (B,))
+    membership.removed(str(B))
+    membership.removed(str(A))
+    assert membership.published().addresses == ()
+
+
+def test_who_left_does_not_count_when_the_half_is_counted() -> None:
+    membership = fleet(A, B, C, D)
+    membership.left(str(A), "1", 1.0)
+    membership.left(str(B), "1", 1.0)
+    membership.silent(C, "1", 1.0)
+    assert membership.published() == Published((D,), {}, ())
+
+
+def test_the_first_answer_after_a_restart_is_the_last_one() -> None:
+    membership = Membership()
+    for address in (A, B, C):
+        membership.restored(address, str(address), "1", 0.0)
+    membership.joined(D, str(D), "1", (), 0.0)
+    assert membership.published() == Published((A, B, C, D), {}, ())
+    membership.silent(A, "1", 1.0)
+    assert membership.published().addresses == (B, C, D)
+    membership.joined(B, str(B), "1", (), 1.0)
+    assert [member.standing for member in membership.members()] == [
+        Standing.SILENT,
+        Standing.UP,
+        Standing.RESTORED,
+        Standing.UP,
+    ]
+
+
+def test_what_is_no_longer_listed_stays_only_while_there_is_nothing_else() -> None:
+    membership = Membership()
+    membership.restored(A, "a", "1", 0.0)
+    membership.unlisted(A, 0.0)
+    assert membership.published().addresses == (A,)
+    membership.joined(B, "b", "1", (), 1.0)
+    assert membership.published().addresses == (B,)
+
+
+def test_equal_sets_of_addresses_are_one_object() -> None:
+    names = tuple(f"n{number}.test" for number in range(50))
+    published = fleet(A, B, C, names=names).published()
+    assert len({id(addresses) for addresses in published.names.values()}) == 1
+
+
+SERVERS = ["s1", "s2", "s3", "s4"]
+PLACE = {f"s{number}": ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3, 4)}
+NAMES = ["www.test", "api.test"]
+SERVER = st.sampled_from(SERVERS)
+NAME = st.sampled_from(NAMES)
+
+
+class Rule(RuleBasedStateMachine):
+    """The model keeps, for each server, one word and a time; the rule is recomputed from them each time.
+
+    "A server proved dead goes out at once, but never the last one. Silent ones go out only while at least
+    half of the known servers remain. Known: verified and published once, and not left, removed, revoked, or
+    silent for more than an hour."
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0.0
+        self.membership = Membership()
+        self.boots = dict.fromkeys(SERVERS, 0)
+        self.word: dict[str, str] = {}
+        self.at: dict[str, tuple[float, int]] = {}
+        self.names: dict[str, set[str]] = {server: set() for server in SERVERS}
+        self.was: tuple[ServerAddress, ...] = ()
+        self.steps = 0
+
+    def becomes(self, server: str, word: str) -> None:
+        self.steps += 1
+        self.word[server] = word
+        self.at[server] = (self.now, self.steps)
+
+    @rule(seconds=st.sampled_from([0.5, 10.0, 2000.0, 4000.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.membership.tick(self.now)
+        if "up" in self.word.values():
+            for server, word in list(self.word.items()):
+                if word != "up" and self.now - self.at[server][0] > 3600:
+                    del self.word[server]
+
+    @rule(server=SERVER, names=st.sets(NAME))
+    def a_server_starts(self, server: str, names: set[str]) -> None:
+        self.now += 0.001
+        if "up" not in self.word.values():
+            for other, word in self.word.items():
+                if word == "silent":
+                    self.at[other] = (self.now, self.at[other][1])
+        self.boots[server] += 1
+        self.becomes(server, "up")
+        self.names[server] = set(names)
+        self.membership.joined(PLACE[server], server, str(self.boots[server]), names, self.now)
+
+    @rule(server=SERVER, late=st.booleans())
+    def a_server_is_refused(self, server: str, late: bool) -> None:
+        self.now += 0.001
+        self.membership.dead(PLACE[server], str(self.boots[server] - late), self.now)
+        if not late and self.word.get(server) in ("up", "silent"):
+            self.becomes(server, "dead")
+            self.names[server].clear()
+
+    @rule(server=SERVER, late=st.booleans())
+    def a_server_is_not_heard(self, server: str, late: bool) -> None:
+        self.now += 0.001
+        self.membership.silent(PLACE[server], str(self.boots[server] - late), self.now)
+        if not late and self.word.get(server) == "up":
+            self.becomes(server, "silent")
+
+    @rule(server=SERVER)
+    def a_server_leaves(self, server: str) -> None:
+        self.now += 0.001
+        self.membership.left(server, str(self.boots[server]), self.now)
+        if self.word.get(server) not in (None, "left"):
+            self.becomes(server, "left")
+            self.names[server].clear()
+
+    @rule(server=SERVER)
+    def a_server_is_removed(self, server: str) -> None:
+        self.membership.removed(server)
+        self.word.pop(server, None)
+        self.was = ()
+
+    @precondition(lambda self: "up" in self.word.values())
+    @rule(server=SERVER, name=NAME, late=st.booleans())
+    def a_name_comes(self, server: str, name: str, late: bool) -> None:
+        if self.word.get(server) == "up":
+            self.membership.serving(PLACE[server], str(self.boots[server] - late), name)
+            if not late:
+                self.names[server].add(name)
+
+    @rule(server=SERVER, name=NAME, late=st.booleans())
+    def a_name_goes(self, server: str, name: str, late: bool) -> None:
+        if self.word.get(server) == "up":
+            self.membership.not_serving(PLACE[server], str(self.boots[server] - late), name)
+            if not late:
+                self.names[server].discard(name)
+
+    def expected(self) -> set[str]:
+        up = {server for server, word in self.word.items() if word == "up"}
+        silent = {server for server, word in self.word.items() if word == "silent"}
+        known = {server for server, word in self.word.items() if word != "left"}
+        chosen = up if len(up) >= len(known) / 2 else up | silent
+        if not chosen and self.word:
+            chosen = {max(self.word, key=lambda server: self.at[server][1])}
+        return chosen
+
+    @invariant()
+    def what_is_published_is_what_the_rule_says(self) -> None:
+        published = self.membership.published()
+        chosen = self.expected()
+        assert set(published.addresses) == {PLACE[server] for server in chosen}
+        for name in NAMES:
+            serving = {PLACE[server] for server in chosen if name in self.names[server]}
+            assert set(published.of_name(name)) == (serving or set(published.addresses))
+
+    @invariant()
+    def nothing_but_a_removal_ever_empties_the_set(self) -> None:
+        addresses = self.membership.published().addresses
+        assert addresses or not self.was
+        self.was = addresses
+
+
+TestRule = Rule.TestCase
+TestRule.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -1,0 +1,401 @@
+"""The two ends of a watch, over a wire that cuts as it likes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import count
+
+import pytest
+from cryptography import x509
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from appliance.fleet.events import (
+    Ended,
+    NameRefused,
+    NameserverGreeted,
+    NamesForgotten,
+    NamesKnown,
+    ObserverEvent,
+    ServerEvent,
+    ServerGreeted,
+    ServerLeft,
+    ServingStarted,
+    ServingStopped,
+    SnapshotTaken,
+    WatchEnd,
+)
+from appliance.fleet.messages import (
+    BY_NAMESERVER,
+    BY_SERVER,
+    Certificate,
+    Goodbye,
+    Known,
+    Leaving,
+    NameserverHello,
+    NotServing,
+    Ping,
+    Pong,
+    ServerHello,
+    Serving,
+    SnapshotEnded,
+    shown,
+)
+from appliance.fleet.watch import BURST_OCTETS, Observer, WatchedServer, WatchState
+from appliance.tunnel.certificates import SERVICE_NAME, Peer, Role, examine, issue_client
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.discovery import ServerAddress
+from tests.tunnel.authority import CA, CLIENT, OTHER_CA, SERVER, WALL
+
+WWW, WILD = "www.example.org", "*.apps.example.org"
+ADDRESSES = (ServerAddress("192.0.2.1"),)
+SHOWN = shown(CLIENT.certificate)
+EXPIRES = CLIENT.certificate.not_valid_after_utc.timestamp()
+SECOND = issue_client(CA, client_id="c2", names=[WWW], service_name=SERVICE_NAME, wall=WALL)
+STRANGER = issue_client(OTHER_CA, client_id="c1", names=[WWW], service_name=SERVICE_NAME, wall=WALL)
+WHOLE = [10**9]
+
+
+def granted(certificate: x509.Certificate) -> Peer:
+    return examine(certificate, role=Role.CLIENT, ca=CA.certificate, revoked=None, wall=WALL)
+
+
+class Pair:
+    """A server and an observer, and the octets between them."""
+
+    def __init__(
+        self,
+        serving: dict[str, Certificate] | None = None,
+        known: Sequence[str] = (),
+        judge: Callable[[x509.Certificate], Peer] = granted,
+    ) -> None:
+        nonces = count()
+        self.now = 0.0
+        self.server = WatchedServer("s1", "b1", ADDRESSES, lambda: f"s{next(nonces)}", 0.0, serving or {})
+        self.observer = Observer(
+            "ns1", lambda: f"o{next(nonces)}", 0.0, server_id="s1", examine=judge, known=known
+        )
+        self.at_server: list[ServerEvent] = []
+        self.at_observer: list[ObserverEvent] = []
+
+    def speak(self, cuts: Sequence[int] = WHOLE) -> None:
+        """Carry everything both ways until both have said all, in pieces of these sizes."""
+        sizes = list(cuts) or WHOLE
+        said = True
+        while said:
+            said = False
+            while octets := self.server.data_to_send():
+                said = True
+                for piece in _cut(octets, sizes):
+                    self.at_observer += self.observer.receive(piece, self.now)
+            while octets := self.observer.data_to_send():
+                said = True
+                for piece in _cut(octets, sizes):
+                    self.at_server += self.server.receive(piece, self.now)
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.at_server += self.server.tick(self.now)
+        self.at_observer += self.observer.tick(self.now)
+
+
+def _cut(octets: bytes, sizes: Sequence[int]) -> list[bytes]:
+    pieces, turn = [], 0
+    while octets:
+        size = sizes[turn % len(sizes)]
+        pieces.append(octets[:size])
+        octets, turn = octets[size:], turn + 1
+    return pieces
+
+
+GREETED = ServerGreeted("s1", "b1", ADDRESSES)
+
+
+@given(st.lists(st.integers(1, 3000), max_size=5))
+@settings(max_examples=50, deadline=None)
+def test_a_snapshot_then_changes_in_any_cut(cuts: list[int]) -> None:
+    pair = Pair({WWW: SHOWN, WILD: SHOWN}, known=["old.example.org"])
+    pair.speak(cuts)
+    assert pair.at_observer == [GREETED, SnapshotTaken({WWW: EXPIRES, WILD: EXPIRES})]
+    assert pair.at_server == [NameserverGreeted("ns1"), NamesKnown(("old.example.org",), complete=True)]
+    pair.at_observer.clear()
+    pair.at_server.clear()
+    pair.server.not_serving(WILD)
+    pair.server.serving(WILD, SHOWN)
+    pair.server.not_serving("never.example.org")
+    pair.observer.know(["new.example.org"])
+    pair.observer.forget(["old.example.org"])
+    pair.speak(cuts)
+    assert pair.at_observer == [ServingStopped(WILD), ServingStarted(WILD, EXPIRES)]
+    assert pair.at_server == [
+        NamesKnown(("new.example.org",), complete=True),
+        NamesForgotten(("old.example.org",)),
+    ]
+
+
+def test_a_certificate_is_shown_once_while_a_name_is_under_it() -> None:
+    pair = Pair()
+    pair.speak()
+    pair.server.serving(WWW, SHOWN)
+    pair.server.serving(WILD, SHOWN)
+    octets = pair.server.data_to_send()
+    assert octets.count(b'"certificate"') == 1
+    pair.observer.receive(octets, 0.0)
+    pair.server.not_serving(WWW)
+    pair.server.not_serving(WILD)
+    pair.server.serving(WWW, SHOWN)
+    octets = pair.server.data_to_send()
+    assert octets.count(b'"certificate"') == 1
+    assert pair.observer.receive(octets, 0.0) == [
+        ServingStopped(WWW),
+        ServingStopped(WILD),
+        ServingStarted(WWW, EXPIRES),
+    ]
+
+
+def test_a_name_that_nobody_granted_is_refused_and_the_watch_goes_on() -> None:
+    pair = Pair({"bank.example.org": SHOWN, WWW: SHOWN})
+    pair.speak()
+    assert pair.at_observer == [
+        GREETED,
+        NameRefused("bank.example.org", "c1's certificate does not grant it"),
+        SnapshotTaken({WWW: EXPIRES}),
+    ]
+    pair.at_observer.clear()
+    pair.server.serving("x.apps.example.org", SHOWN)  # a wildcard grants that wildcard only
+    pair.server.not_serving("x.apps.example.org")
+    pair.speak()
+    assert pair.at_observer == [NameRefused("x.apps.example.org", "c1's certificate does not grant it")]
+
+
+@pytest.mark.parametrize(
+    ("certificate", "words"),
+    [
+        (shown(STRANGER.certificate), "issued by another CA"),
+        (shown(SERVER.certificate), "not of a tunnel client"),
+    ],
+)
+def test_the_observer_judges_each_certificate_itself(certificate: Certificate, words: str) -> None:
+    pair = Pair({WWW: certificate})
+    pair.speak()
+    refused = pair.at_observer[1]
+    assert isinstance(refused, NameRefused)
+    assert words in refused.text
+    assert pair.at_observer[2] == SnapshotTaken({})
+
+
+def test_a_revoked_certificate_serves_no_name() -> None:
+    revoked = RevocationList(1, frozenset({CLIENT.certificate.serial_number}))
+
+    def judge(certificate: x509.Certificate) -> Peer:
+        return examine(certificate, role=Role.CLIENT, ca=CA.certificate, revoked=revoked, wall=WALL)
+
+    pair = Pair({WWW: SHOWN}, judge=judge)
+    pair.speak()
+    assert isinstance(pair.at_observer[1], NameRefused)
+    assert "revoked" in pair.at_observer[1].text
+
+
+def test_a_name_that_goes_on_under_another_certificate_is_judged_again() -> None:
+    pair = Pair({WWW: SHOWN})
+    pair.speak()
+    pair.at_observer.clear()
+    pair.server.serving(WWW, shown(SECOND.certificate))
+    pair.server.serving(WWW, shown(STRANGER.certificate))
+    pair.speak()
+    started, stopped, refused = pair.at_observer
+    assert started == ServingStarted(WWW, SECOND.certificate.not_valid_after_utc.timestamp())
+    assert stopped == ServingStopped(WWW)
+    assert isinstance(refused, NameRefused)
+
+
+def test_pings_keep_a_quiet_watch_alive() -> None:
+    pair = Pair()
+    pair.speak()
+    for _ in range(100):
+        deadlines = [pair.server.next_deadline(), pair.observer.next_deadline()]
+        pair.wait(min(filter(None, deadlines)) - pair.now)
+        pair.speak()
+    assert pair.now >= 50.0
+    assert pair.at_observer == [GREETED, SnapshotTaken({})]
+    assert pair.observer.state is pair.server.state is WatchState.WATCHING
+
+
+def test_silence_ends_both_ends_within_five_seconds() -> None:
+    pair = Pair()
+    pair.speak()
+    pair.wait(3.0)
+    pair.speak()
+    pair.wait(3.0)  # these pings are lost
+    pair.wait(2.0)
+    silent = Ended(WatchEnd.SILENT, "nothing was heard for 5 s")
+    assert pair.at_observer[-1] == pair.at_server[-1] == silent
+    assert pair.observer.next_deadline() is pair.server.next_deadline() is None
+    assert pair.observer.tick(99.0) == []
+    assert pair.server.tick(99.0) == []
+    assert pair.observer.receive(b"x\n", 99.0) == []
+
+
+def test_a_server_that_never_ends_its_snapshot_is_not_one() -> None:
+    observer = Pair().observer
+    observer.receive(BY_SERVER.encode(ServerHello(1, "s1", "b1", ())), 0.0)
+    now = 0.0
+    while now < 59.0:
+        now += 1.0
+        octets = BY_SERVER.encode(NotServing(WWW))
+        while said := observer.data_to_send():
+            for line in said.splitlines():
+                if b'"ping"' in line:
+                    octets += line.replace(b"ping", b"pong") + b"\n"
+        observer.receive(octets, now)
+        assert observer.tick(now) == []
+    assert observer.next_deadline() == 60.0
+    (ended,) = observer.tick(60.0)
+    assert isinstance(ended, Ended)
+
+
+def test_a_leave_and_a_goodbye_are_told_apart() -> None:
+    pair = Pair()
+    pair.speak()
+    pair.server.leave()
+    pair.server.serving(WWW, SHOWN)
+    pair.speak()
+    assert pair.at_observer[2:] == [ServerLeft(), Ended(WatchEnd.LEFT, "the server left")]
+    pair = Pair()
+    pair.speak()
+    pair.server.goodbye("revoked", "the certificate was revoked")
+    pair.speak()
+    assert pair.at_observer[2:] == [Ended(WatchEnd.REFUSED, "the certificate was revoked (revoked)")]
+
+
+def test_a_refusal_instead_of_a_hello() -> None:
+    observer = Pair().observer
+    assert observer.receive(BY_SERVER.encode(Goodbye("expired", "it has expired")), 0.0) == [
+        Ended(WatchEnd.REFUSED, "it has expired (expired)")
+    ]
+
+
+HELLO = ServerHello(1, "s1", "b1", ())
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [Ping("a")],
+        [SnapshotEnded()],
+        [Leaving()],
+        [ServerHello(1, "s2", "b1", ())],
+        [ServerHello(2, "s1", "b1", ())],
+        [HELLO, HELLO],
+        [HELLO, Pong("a")],
+        [HELLO, Serving(WWW, SHOWN.fingerprint)],
+        [HELLO, Certificate(SHOWN.fingerprint, "no certificate")],
+        [HELLO, Certificate("0" * 64, SHOWN.pem)],
+        [HELLO, SnapshotEnded(), SnapshotEnded()],
+        [HELLO, SHOWN, Serving(WWW, SHOWN.fingerprint), NotServing(WWW), Serving(WWW, SHOWN.fingerprint)],
+    ],
+)
+def test_what_has_no_place_ends_the_watch_at_the_observer(said: list[ServerHello]) -> None:
+    observer = Pair().observer
+    events = observer.receive(b"".join(map(BY_SERVER.encode, said)), 0.0)
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.reason is WatchEnd.MALFORMED
+    assert observer.state is WatchState.ENDED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [Ping("a")],
+        [Known((), complete=True)],
+        [NameserverHello(2, "ns1")],
+        [NameserverHello(1, "ns1"), NameserverHello(1, "ns1")],
+        [NameserverHello(1, "ns1"), Pong("a")],
+    ],
+)
+def test_what_has_no_place_ends_the_watch_at_the_server(said: list[NameserverHello]) -> None:
+    server = Pair().server
+    events = server.receive(b"".join(map(BY_NAMESERVER.encode, said)), 0.0)
+    ended = events[-1]
+    assert isinstance(ended, Ended)
+    assert ended.reason is WatchEnd.MALFORMED
+
+
+@given(st.binary(max_size=300))
+@settings(max_examples=100, deadline=None)
+def test_random_octets_never_raise(octets: bytes) -> None:
+    pair = Pair()
+    pair.observer.receive(octets + b"\n", 0.0)
+    pair.server.receive(octets + b"\n", 0.0)
+
+
+def test_what_was_right_before_something_wrong_has_happened() -> None:
+    observer = Pair().observer
+    octets = BY_SERVER.encode(HELLO) + BY_SERVER.encode(SnapshotEnded()) + b"no\n"
+    assert [type(event) for event in observer.receive(octets, 0.0)] == [ServerGreeted, SnapshotTaken, Ended]
+
+
+def test_many_names_come_in_bursts_and_are_all_known() -> None:
+    known = [f"n{number}.example.org" for number in range(5000)]
+    pair = Pair(known=known)
+    assert len(pair.observer.data_to_send()) < 2 * BURST_OCTETS
+    pair = Pair(known=known)
+    pair.speak()
+    said = [event for event in pair.at_server if isinstance(event, NamesKnown)]
+    assert [name for event in said for name in event.names] == known
+    assert [event.complete for event in said] == [False] * (len(said) - 1) + [True]
+
+
+NAME = st.sampled_from([WWW, WILD, "bank.example.org"])
+CERTIFICATE = st.sampled_from([SHOWN, shown(SECOND.certificate), shown(STRANGER.certificate)])
+
+
+class Names(RuleBasedStateMachine):
+    """Whatever is served and stopped in whatever order and cut: the observer has what the model has."""
+
+    @initialize(serving=st.dictionaries(NAME, CERTIFICATE))
+    def begin(self, serving: dict[str, Certificate]) -> None:
+        self.pair = Pair(dict(serving))
+        self.model = dict(serving)
+        self.seen: dict[str, float] = {}
+        self.follow(WHOLE)
+
+    @rule(name=NAME, certificate=CERTIFICATE)
+    def serve(self, name: str, certificate: Certificate) -> None:
+        self.pair.server.serving(name, certificate)
+        self.model[name] = certificate
+
+    @rule(name=NAME)
+    def stop(self, name: str) -> None:
+        self.pair.server.not_serving(name)
+        self.model.pop(name, None)
+
+    @rule(cuts=st.lists(st.integers(1, 500), max_size=3))
+    def follow(self, cuts: list[int]) -> None:
+        self.pair.speak(cuts)
+        for event in self.pair.at_observer:
+            match event:
+                case SnapshotTaken(names):
+                    self.seen = dict(names)
+                case ServingStarted(name, expires):
+                    self.seen[name] = expires
+                case ServingStopped(name):
+                    del self.seen[name]
+        self.pair.at_observer.clear()
+        right = {
+            name
+            for name, certificate in self.model.items()
+            if (certificate == SHOWN and name in (WWW, WILD))
+            or (certificate == shown(SECOND.certificate) and name == WWW)
+        }
+        assert set(self.seen) == right
+
+    @invariant()
+    def it_lives(self) -> None:
+        assert self.pair.observer.state is not WatchState.ENDED
+
+
+TestNames = Names.TestCase
+TestNames.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
