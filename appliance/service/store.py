@@ -170,6 +170,8 @@ class Store:
 
     def reserve_now(self, upto: Mapping[bytes, int]) -> None:
         """`reserve_all`, but waits for the disk: for start and reload. Raises StoreFailed."""
+        if not upto:
+            return
         job = self._change(*self._reservation(upto))
         job.finished.wait()
         if job.failed is not None:

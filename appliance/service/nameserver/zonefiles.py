@@ -1,0 +1,330 @@
+"""The zones in service: every `*.zone` file of a directory, with the live records laid over.
+
+Hides which files there are, what is kept when one of them is bad, and how a version gets a serial that was
+reserved on disk before anybody saw it. The apex of a zone comes from its SOA; the file's name is free.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from twisted.application import service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from appliance.dns import names
+from appliance.dns.numbers import SOA
+from appliance.dns.overlay import Conflict, Live, conflicts_at_load, lay
+from appliance.dns.responder import Responder
+from appliance.dns.serial import MODULUS, is_newer, next_serial
+from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
+from appliance.dns.zonefile import ZoneFileError, read_zone
+from appliance.service.store import Store, StoreFailed
+
+RESERVED_AHEAD = 2048
+"""Serials reserved on disk beyond the last one and beyond the Unix time. More would only make the jump
+larger that a killed process leaves (half an hour ahead of the clock).
+"""
+KEPT_FOR_CHANGES = RESERVED_AHEAD // 4
+"""Serials of a block that the clock does not use up: 64 changes while the disk does not answer."""
+RENEW_SECONDS = RESERVED_AHEAD / 4
+"""So that, with one serial a second as the clock runs, what is kept for changes is never begun."""
+
+
+class ZonesRefused(Exception):
+    """The zone files cannot be used; each line of the text is one error, with its file and line."""
+
+    def __init__(self, errors: Iterable[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(self.errors))
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """A zone in service: what its file says, the live records given for it, and both as published."""
+
+    static: Zone
+    live: Live
+    zone: Zone
+    conflicts: tuple[Conflict, ...]
+
+
+def read_zones(directory: Path) -> dict[Path, Zone]:
+    """The zones of `directory` as their files say. Raises ZonesRefused with every error of every file.
+
+    Opens nothing else: for the check before the fork.
+    """
+    zones, errors = _read_all(directory)
+    if errors:
+        raise ZonesRefused(_flat(errors))
+    return zones
+
+
+class Zonefiles(service.Service):
+    """The zones of `directory`, answered by `responder`; `index` (0 to 7) is this nameserver's in its zones.
+
+    As a running service it renews the reserved serials in time; without it they are renewed at changes.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        directory: Path,
+        store: Store,
+        reactor: IReactorTime,
+        *,
+        index: int = 0,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self.responder = Responder()
+        self._directory = directory
+        self._store = store
+        self._index = index
+        self._wall = wall
+        self._files: dict[Path, Zone] = {}
+        self._live: dict[tuple[bytes, int], RRset] = {}
+        self._served: dict[bytes, _Served] = {}
+        self._last: dict[bytes, int] = {}
+        self._renewing = False
+        self._renewal = LoopingCall(self._renew)
+        self._renewal.clock = reactor
+
+    @property
+    def apexes(self) -> frozenset[bytes]:
+        """The apexes of the zones in service."""
+        return frozenset(self._served)
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        """The live records that a static record keeps out, of all zones."""
+        return tuple(conflict for served in self._served.values() for conflict in served.conflicts)
+
+    def load(self) -> None:
+        """Read all files and serve them, waiting for the disk. Raises ZonesRefused or StoreFailed."""
+        zones, errors = self._read()
+        if errors:
+            raise ZonesRefused(_flat(errors))
+        self._files = zones
+        self._serve(may_wait=True)
+
+    def reload(self) -> list[str]:
+        """Read all files again; the errors (`file:line: what`). A bad file's zone stays as it was.
+
+        A zone whose file is gone is no longer served; when no file can be found everything stays. Waits for
+        the disk, and raises StoreFailed (nothing has changed then) when a zone needs a serial and gets none.
+        """
+        try:
+            zones, errors = self._read()
+        except ZonesRefused as refused:
+            for error in refused.errors:
+                self._log.error("{error}; all zones stay as they were", error=error)
+            return list(refused.errors)
+        apexes = {zone.apex for zone in zones.values()}
+        bad = {path: self._files[path] for path in errors if path in self._files}
+        kept = {path: zone for path, zone in bad.items() if zone.apex not in apexes}
+        for error in _flat(errors):
+            self._log.error("{error}", error=error)
+        for path, zone in kept.items():
+            apex = names.to_text(zone.apex)
+            self._log.warn("{path} was not loaded: {apex} stays as it was", path=path, apex=apex)
+        before, self._files = self._files, {**zones, **kept}
+        try:
+            self._serve(may_wait=True)
+        except StoreFailed:
+            self._files = before
+            raise
+        return _flat(errors)
+
+    def lay(self, live: Live) -> None:
+        """From now on `live` are the live records, all of them; only zones whose content that changes get a
+        new version. Never waits for the disk.
+        """
+        self._live = dict(live)
+        self._serve(may_wait=False)
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._renewal.start(RENEW_SECONDS, now=False)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._renewal.stop()
+
+    def _read(self) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
+        """As _read_all; a file that says of a live name what only live records may say is bad, too."""
+        zones, errors = _read_all(self._directory)
+        live_of = _by_zone(self._live, {zone.apex for zone in zones.values()})
+        for path, zone in list(zones.items()):
+            wrong = [f"{path}: {one}" for one in conflicts_at_load(zone, live_of[zone.apex]) if one.is_error]
+            if wrong:
+                errors[path] = wrong
+                del zones[path]
+        return zones, errors
+
+    def _serve(self, *, may_wait: bool) -> None:
+        """Make what is in service equal to the files and the live records."""
+        statics = {zone.apex: zone for zone in self._files.values()}
+        live_of = _by_zone(self._live, statics)
+        next_ones: dict[bytes, _Served] = {}
+        for apex, static in statics.items():
+            before = self._served.get(apex)
+            if before is not None and before.static is static and before.live == live_of[apex]:
+                next_ones[apex] = before
+            else:
+                next_ones[apex] = self._laid(static, live_of[apex], may_wait=may_wait)
+        if may_wait:
+            zones = (served.zone for served in next_ones.values())
+            fresh = [zone for zone in zones if not self._is_reserved(zone.apex, zone.serial)]
+            self._store.reserve_now({zone.apex: self._ahead(zone.serial) for zone in fresh})
+        self._publish(next_ones)
+        self._renew()
+
+    def _laid(self, static: Zone, live: Live, *, may_wait: bool) -> _Served:
+        """The next version of a zone; the very one in service when only its number would differ."""
+        before = self._served.get(static.apex)
+        serial = self._next_serial(static, may_wait=may_wait)
+        zone, conflicts = lay(static, live, serial)
+        if before is not None and _same_content(before.zone, zone):
+            is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
+            zone = zone if is_raised else before.zone
+        return _Served(static, live, zone, conflicts)
+
+    def _publish(self, next_ones: dict[bytes, _Served]) -> None:
+        known_conflicts = set(self.conflicts)
+        for apex in self._served.keys() - next_ones.keys():
+            self.responder.remove(apex)
+            self._log.info("{apex} is no longer served", apex=names.to_text(apex))
+        for apex, served in next_ones.items():
+            before = self._served.get(apex)
+            if before is None or served.zone is not before.zone:
+                self._last[apex] = served.zone.serial
+                self.responder.replace(served.zone)
+            if before is None or served.static is not before.static:
+                self._tell_loaded(served.static)
+        self._served = next_ones
+        for conflict in self.conflicts:
+            if conflict not in known_conflicts:
+                self._log.warn("{conflict}", conflict=conflict)
+
+    def _tell_loaded(self, static: Zone) -> None:
+        before = self._store.file_serial(static.apex)
+        if before == static.serial:
+            return
+        if before is not None and is_newer(before, static.serial):
+            self._log.warn(
+                "the serial in the zone file of {apex} went back from {before} to {now}:"
+                " the published one goes on rising",
+                apex=names.to_text(static.apex),
+                before=before,
+                now=static.serial,
+            )
+        self._store.loaded(static.apex, static.serial).addErrback(_already_told)
+
+    # Serials: what is published is reserved on disk first, so that a killed process never repeats one.
+
+    def _next_serial(self, static: Zone, *, may_wait: bool) -> int:
+        apex = static.apex
+        last = self._last.get(apex) or self._store.reserved(apex) or 0
+        serial = next_serial(last, static.serial, int(self._wall()), self._index)
+        if may_wait or self._is_reserved(apex, (serial + KEPT_FOR_CHANGES) % MODULUS):
+            return serial
+        # The clock would use the block up, and a live change does not wait for the disk: the nearest number.
+        # Should even that be beyond the block, it is below the Unix time, where a restart begins.
+        return next_serial(last, last, last, self._index)
+
+    def _is_reserved(self, apex: bytes, serial: int) -> bool:
+        reserved = self._store.reserved(apex)
+        return reserved is not None and not is_newer(serial, reserved)
+
+    def _ahead(self, serial: int) -> int:
+        """Where a block ends that is good for changes and for the clock to run on."""
+        wall = int(self._wall()) % MODULUS
+        return ((wall if is_newer(wall, serial) else serial) + RESERVED_AHEAD) % MODULUS
+
+    def _renew(self) -> None:
+        """Reserve further serials, of all zones in one commit, when half of a block is used up."""
+        if self._renewing:
+            return
+        upto: dict[bytes, int] = {}
+        for apex, served in self._served.items():
+            wanted = self._ahead(served.zone.serial)
+            if not self._is_reserved(apex, (wanted - RESERVED_AHEAD // 2) % MODULUS):
+                upto[apex] = wanted
+        if upto:
+            self._renewing = True
+            self._store.reserve_all(upto).addErrback(_already_told).addBoth(self._renewed)
+
+    def _renewed(self, _: object) -> None:
+        self._renewing = False
+
+
+def _already_told(failure: Failure) -> None:
+    """The store has logged that the disk fails; the next change, or the next round, tries again."""
+    failure.trap(StoreFailed)
+
+
+def _read_all(directory: Path) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
+    """The zones of the good files, and the errors of the bad ones. Raises ZonesRefused without any file."""
+    zones: dict[Path, Zone] = {}
+    errors: dict[Path, list[str]] = {}
+    for path in _paths(directory):
+        try:
+            zones[path] = read_zone(path.read_text("utf-8"), filename=str(path))
+        except OSError as problem:
+            errors[path] = [f"{path}: cannot be read: {problem.strerror}"]
+        except UnicodeDecodeError as problem:
+            line = problem.object.count(b"\n", 0, problem.start) + 1
+            errors[path] = [f"{path}:{line}: is not text in UTF-8"]
+        except ZoneFileError as problem:
+            errors[path] = str(problem).splitlines()
+    holders: dict[bytes, list[Path]] = {}
+    for path, zone in zones.items():
+        holders.setdefault(zone.apex, []).append(path)
+    for apex, paths in holders.items():
+        for path in paths if len(paths) > 1 else ():
+            others = ", ".join(str(other) for other in paths if other != path)
+            errors[path] = [f"{path}: is the zone {names.to_text(apex)}, and so is {others}"]
+            del zones[path]
+    return zones, errors
+
+
+def _paths(directory: Path) -> list[Path]:
+    """The zone files by name; those that begin with a dot are an editor's."""
+    try:
+        found = [path for path in directory.iterdir() if path.suffix == ".zone" and path.name[0] != "."]
+    except OSError as problem:
+        raise ZonesRefused([f"{directory}: cannot be read: {problem.strerror}"]) from None
+    if not found:
+        raise ZonesRefused([f"{directory}: has no file *.zone"])
+    return sorted(found)
+
+
+def _flat(errors: Mapping[Path, list[str]]) -> list[str]:
+    return [error for path in sorted(errors) for error in errors[path]]
+
+
+def _by_zone(live: Live, apexes: Collection[bytes]) -> dict[bytes, dict[tuple[bytes, int], RRset]]:
+    """The live records of each zone: a name belongs to the zone with the longest apex at or above it."""
+    found: dict[bytes, dict[tuple[bytes, int], RRset]] = {apex: {} for apex in apexes}
+    for key, rrset in live.items():
+        above = key[0]
+        while above not in found and above != names.ROOT:
+            above = names.parent(above)
+        if above in found:
+            found[above][key] = rrset
+    return found
+
+
+def _same_content(one: Zone, other: Zone) -> bool:
+    return _unnumbered(one) == _unnumbered(other)
+
+
+def _unnumbered(zone: Zone) -> dict[bytes, Mapping[int, RRset]]:
+    soa = soa_with(zone.soa, serial=0, minimum=soa_minimum(zone.soa))
+    return {**zone.rrsets, zone.apex: {**zone.node(zone.apex), SOA: soa}}
