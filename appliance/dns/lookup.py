@@ -41,19 +41,16 @@ class Found:
 
 
 def zone_for(zones: Zones, name: bytes, qtype: int) -> Zone | None:
-    """The closest of `zones` at or above `name`; for DS, which the parent answers (RFC 4035 3.1.4.1),
-    strictly above, unless only the child is ours."""
-    child: Zone | None = None
-    while True:
-        zone = zones.get(name)
-        if zone is not None:
-            if qtype != DS or child is not None or name != zone.apex:
-                return zone
-            child = zone
-            qtype = 0
-        if name == names.ROOT:
-            return child
-        name = names.parent(name)
+    """The closest of `zones` at or above `name`. A DS is its parent's (RFC 4035 3.1.4.1), unless that is
+    not ours."""
+    child = zones.get(name) if qtype == DS else None
+    at = name
+    while at != names.ROOT:
+        if (zone := zones.get(at)) is not None and zone is not child:
+            return zone
+        at = names.parent(at)
+    zone = zones.get(names.ROOT)
+    return child if zone is None else zone
 
 
 def look_up(zones: Zones, name: bytes, qtype: int) -> Found:
@@ -138,12 +135,15 @@ def _refer(zone: Zone, cut: bytes, found: Found) -> None:
 def _synthesise(dname: RRset, name: bytes, found: Found) -> bytes | None:
     """The DNAME and the CNAME that it makes of `name` (RFC 6672 3.1)."""
     found.authoritative = True
-    found.answer.append(dname)
+    if dname not in found.answer:
+        found.answer.append(dname)
     target = name[: -len(dname.name)] + dname.rdatas[0]
     if len(target) > names.MAX_NAME_OCTETS:
         found.rcode = YXDOMAIN
         return None
     found.answer.append(RRset(name, CNAME, dname.ttl, (target,)))
+    if names.is_at_or_below(dname.rdatas[0].lower(), dname.name):
+        return None  # it leads below itself: every step would only make the name longer
     return target.lower()
 
 
