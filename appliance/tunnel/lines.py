@@ -122,12 +122,10 @@ class Vocabulary(Generic[M]):
     def encode(self, message: M) -> bytes:
         """One line. Raises MessageError for a message that the other end would not read."""
         kind = self._types[type(message)]
-        fields: dict[str, object] = {"type": kind}
-        for name in self._shapes[kind][1]:
-            value = getattr(message, name)
-            if value is not None:
-                fields[name] = value
-        self._build(fields)
+        names = self._shapes[kind][1]
+        sent = self._build({"type": kind} | {name: getattr(message, name) for name in names})
+        values = {name: getattr(sent, name) for name in names}
+        fields = {"type": kind} | {name: value for name, value in values.items() if value is not None}
         line = json.dumps(fields, separators=(",", ":")).encode("ascii") + b"\n"
         if len(line) > MAX_LINE_OCTETS:
             raise MessageError(f"a {kind} message of {len(line)} octets is too long")

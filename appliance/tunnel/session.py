@@ -1,0 +1,483 @@
+"""What the two ends of a link say to each other, and when: the server's side and the client's, without a
+wire.
+
+Both take octets and return events; what they want to send waits in `data_to_send`. `now` is monotonic
+seconds. Nothing that the other end sends raises: it ends the session with a goodbye that says why, and an
+`Ended`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from appliance.tunnel.certificates import MAX_NAMES, grants
+from appliance.tunnel.liveness import Liveness
+from appliance.tunnel.messages import (
+    VERSION,
+    Draining,
+    Goodbye,
+    Hello,
+    Lanes,
+    Lines,
+    Message,
+    MessageError,
+    Ping,
+    Pong,
+    Refused,
+    Register,
+    Registered,
+    Unregister,
+    Welcome,
+    encode,
+)
+from appliance.tunnel.names import BadHostName, covers, normal
+
+AGENT = "tunnel-appliance"
+HELLO_SECONDS = 5.0
+"""How long either end waits for the first message of the other: a few round trips of the slowest path."""
+PING_SECONDS = 5.0
+MAX_UNSENT_OCTETS = 256 * 1024
+"""What may wait to be sent: 256 refusals with all their words. Who asks and does not read is ended."""
+
+
+class State(enum.Enum):
+    """Where a session is; the same at both ends but for what is on its way."""
+
+    OPENING = "opening"
+    OPEN = "open"
+    CLIENT_DRAINING = "client draining"
+    SERVER_DRAINING = "server draining"
+    BOTH_DRAINING = "both draining"
+    ENDED = "ended"
+
+
+class Turn(enum.Enum):
+    """What changes a session's state beside the messages that are received."""
+
+    DRAIN = "this end drains"
+    LEAVE = "this end says goodbye"
+    FAIL = "the other end broke the protocol, or is dead"
+    SHUT_OUT = "the server refuses the link (refused without a name)"
+
+
+Input = type[Message] | Turn
+Rows = Mapping[tuple[State, Input], State]
+
+
+def _rows(*rows: tuple[tuple[State, ...], tuple[Input, ...], State | None]) -> Rows:
+    """States, inputs, and the state that follows (None: the same)."""
+    return {
+        (state, cause): state if after is None else after
+        for states, causes, after in rows
+        for state in states
+        for cause in causes
+    }
+
+
+_BEGUN = (State.OPEN, State.CLIENT_DRAINING, State.SERVER_DRAINING, State.BOTH_DRAINING)
+_ALIVE = (State.OPENING, *_BEGUN)
+
+SERVER_ROWS: Rows = _rows(
+    ((State.OPENING,), (Hello,), State.OPEN),
+    ((State.OPEN, State.SERVER_DRAINING), (Register,), None),
+    (_BEGUN, (Unregister, Ping, Pong), None),
+    ((State.OPEN,), (Draining,), State.CLIENT_DRAINING),
+    ((State.SERVER_DRAINING,), (Draining,), State.BOTH_DRAINING),
+    ((State.OPEN,), (Turn.DRAIN,), State.SERVER_DRAINING),
+    ((State.CLIENT_DRAINING,), (Turn.DRAIN,), State.BOTH_DRAINING),
+    (_ALIVE, (Goodbye, Turn.LEAVE, Turn.FAIL), State.ENDED),
+)
+"""The server's side of a session. A message without a row here breaks the protocol."""
+
+CLIENT_ROWS: Rows = _rows(
+    ((State.OPENING,), (Welcome,), State.OPEN),
+    (_BEGUN, (Registered, Refused, Lanes, Ping, Pong), None),
+    ((State.OPEN,), (Draining,), State.SERVER_DRAINING),
+    ((State.CLIENT_DRAINING,), (Draining,), State.BOTH_DRAINING),
+    ((State.OPEN,), (Turn.DRAIN,), State.CLIENT_DRAINING),
+    ((State.SERVER_DRAINING,), (Turn.DRAIN,), State.BOTH_DRAINING),
+    (_ALIVE, (Goodbye, Turn.SHUT_OUT, Turn.LEAVE, Turn.FAIL), State.ENDED),
+)
+"""The client's side of a session. A message without a row here breaks the protocol."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a client takes for a name: visitors by TLS, and on port 80 (`serve`, or `redirect` to https)."""
+
+    tls: bool
+    http: str
+
+    @property
+    def serves_http(self) -> bool:
+        return self.http == "serve"
+
+
+@dataclass(frozen=True, slots=True)
+class HelloReceived:
+    """At the server: the client began; it was welcomed at once. `instance`: 32 hexadecimal digits."""
+
+    instance: str
+    agent: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameRegistered:
+    """The client is sent visitors of this name from now on; or, again, its offer has changed."""
+
+    name: str
+    offer: Offer
+
+
+@dataclass(frozen=True, slots=True)
+class NameUnregistered:
+    """At the server: the client wants no more visitors of this name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class NameRefused:
+    """This name is not served for this client; the link goes on. `text` is for humans."""
+
+    name: str
+    reason: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDraining:
+    """At the server: the client wants no new visitors; those that are joined go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcomed:
+    """At the client: the server accepted the link. `session` is the 8 octets for the prefaces of lanes."""
+
+    server: str
+    boot: str
+    session: bytes
+    ping_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class LanesAsked:
+    """At the client: the idle lanes of a kind (plain, tls) at the server, and visitors waiting for one."""
+
+    kind: str
+    held: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDraining:
+    """At the client: the server will leave, and is to be linked to again after so many seconds."""
+
+    reconnect_in: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session is over; send what `data_to_send` still holds and close. `text` is for humans.
+
+    Reasons of our own: `protocol`, `silent`, `no_hello`, `slow`. All others are the other end's.
+    """
+
+    reason: str
+    text: str
+
+
+Event = (
+    HelloReceived
+    | NameRegistered
+    | NameUnregistered
+    | NameRefused
+    | ClientDraining
+    | Welcomed
+    | LanesAsked
+    | ServerDraining
+    | Ended
+)
+
+
+def refused_link(reason: str, text: str) -> bytes:
+    """What a server sends, instead of any session, to an end whose certificate it refuses; then it closes."""
+    return encode(Refused(reason, text))
+
+
+class _Session:
+    """What both sides have in common: lines in, lines out, the table, and whether the other end lives."""
+
+    def __init__(self, rows: Rows, nonce: Callable[[], str], now: float) -> None:
+        self.state = State.OPENING
+        self._rows = rows
+        self._nonce = nonce
+        self._lines = Lines()
+        self._unsent = bytearray()
+        self._hello_deadline = now + HELLO_SECONDS
+        self._liveness: Liveness | None = None
+
+    def receive(self, octets: bytes, now: float) -> list[Event]:
+        """Takes octets from the other end. After the end nothing is read any more."""
+        if self.state is State.ENDED:
+            return []
+        broken: str | None = None
+        try:
+            messages = self._lines.feed(octets)
+        except MessageError as error:
+            messages, broken = list(error.messages_before), str(error)
+        events: list[Event] = []
+        for message in messages:
+            events += self._take(message, now)
+            if self._is_over():
+                return events
+        if broken is not None:
+            events += self._fail("protocol", broken)
+        return events + self._check_unsent()
+
+    def data_to_send(self) -> bytes:
+        """What waits to be sent, once. Ask after every call, while the transport takes octets."""
+        octets = bytes(self._unsent)
+        self._unsent.clear()
+        return octets
+
+    def next_deadline(self) -> float | None:
+        """When `tick` is to be called next."""
+        if self.state is State.ENDED:
+            return None
+        return self._hello_deadline if self._liveness is None else self._liveness.next_deadline()
+
+    def tick(self, now: float) -> list[Event]:
+        """Does what is due: a ping, or the end of a session whose other end is silent."""
+        if self.state is State.ENDED:
+            return []
+        if self._liveness is None:
+            if now < self._hello_deadline:
+                return []
+            return self._fail("no_hello", f"no {self._awaited} came within {HELLO_SECONDS:g} seconds")
+        if self._liveness.overdue(now):
+            return self._fail("silent", "a ping was not answered in time")
+        nonce = self._liveness.due(now)
+        if nonce is not None:
+            self._send(Ping(nonce))
+        return self._check_unsent()
+
+    def goodbye(self, reason: str, text: str) -> None:
+        """Ends the session from this side: `reason` a word, `text` a sentence. Once is enough."""
+        if self._turn(Turn.LEAVE):
+            self._send(Goodbye(reason, text))
+
+    _awaited = ""
+
+    def _open(self, ping_seconds: float, now: float) -> None:
+        self._liveness = Liveness(self._nonce, now, ping_seconds=ping_seconds)
+
+    def _take(self, message: Message, now: float) -> list[Event]:
+        cause: Input = type(message)
+        if isinstance(message, Refused) and message.name is None:
+            cause = Turn.SHUT_OUT
+        before = self.state
+        if not self._turn(cause):
+            return self._fail("protocol", f"{type(message).__name__.lower()} came while {before.value}")
+        match message:
+            case Ping():
+                self._send(Pong(message.nonce))
+                return []
+            case Pong():
+                if self._liveness is None or not self._liveness.answered(message.nonce, now):
+                    return self._fail("protocol", "a pong came for no ping")
+                return []
+            case Goodbye():
+                return [Ended(message.reason, message.text)]
+            case _:
+                return self._hear(message, now)
+
+    def _hear(self, message: Message, now: float) -> list[Event]:
+        raise NotImplementedError
+
+    def _turn(self, cause: Input) -> bool:
+        after = self._rows.get((self.state, cause))
+        if after is None:
+            return False
+        self.state = after
+        return True
+
+    def _is_over(self) -> bool:
+        return self.state is State.ENDED
+
+    def _fail(self, reason: str, text: str) -> list[Event]:
+        self._turn(Turn.FAIL)
+        self._send(Goodbye(reason, text))
+        return [Ended(reason, text)]
+
+    def _check_unsent(self) -> list[Event]:
+        if len(self._unsent) <= MAX_UNSENT_OCTETS or self._is_over():
+            return []
+        self._unsent.clear()  # it ends in the middle of nothing: whole lines only were waiting
+        return self._fail("slow", f"more than {MAX_UNSENT_OCTETS} octets waited for the other end to read")
+
+    def _send(self, message: Message) -> None:
+        self._unsent += encode(message)
+
+
+class ServerSession(_Session):
+    """The server's side. `peer_names` is the client's grant, `session_id` has 8 random octets."""
+
+    _awaited = "hello"
+
+    def __init__(
+        self,
+        *,
+        peer_names: tuple[str, ...],
+        server_id: str,
+        boot: str,
+        session_id: bytes,
+        nonce: Callable[[], str],
+        now: float,
+        service_name: str,
+        ping_seconds: float = PING_SECONDS,
+    ) -> None:
+        super().__init__(SERVER_ROWS, nonce, now)
+        self._granted = peer_names
+        self._welcome = Welcome(server_id, boot, session_id.hex(), ping_seconds)
+        self._service_name = service_name
+        self._offers: dict[str, Offer] = {}
+        self._lanes: dict[str, Lanes] = {}
+
+    @property
+    def offers(self) -> Mapping[str, Offer]:
+        """The names that are registered now, and what is offered for each."""
+        return self._offers
+
+    def data_to_send(self) -> bytes:
+        for lanes in self._lanes.values():
+            self._send(lanes)
+        self._lanes.clear()
+        return super().data_to_send()
+
+    def lanes(self, kind: str, held: int, waiting: int) -> None:
+        """Tells the client how many idle lanes of a kind are held; of several unsent only the last."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._lanes[kind] = Lanes(kind, held, waiting)
+
+    def drain(self, reconnect_in: float) -> None:
+        """Tells the client that this server will leave, and in how many seconds to come back."""
+        if self._turn(Turn.DRAIN):
+            self._send(Draining(reconnect_in))
+
+    def _hear(self, message: Message, now: float) -> list[Event]:
+        match message:
+            case Hello():
+                return self._begin(message, now)
+            case Register():
+                return self._register(message)
+            case Unregister():
+                name = message.name.lower()
+                return [NameUnregistered(name)] if self._offers.pop(name, None) is not None else []
+            case Draining():
+                return [ClientDraining()]
+            case _:
+                raise AssertionError(message)
+
+    def _begin(self, hello: Hello, now: float) -> list[Event]:
+        if hello.version != VERSION:
+            text = f"this server speaks version {VERSION} of the protocol, the client version {hello.version}"
+            self._turn(Turn.FAIL)
+            self._send(Refused("version", text))
+            return [Ended("version", text)]
+        self._open(self._welcome.ping_seconds, now)
+        self._send(self._welcome)
+        return [HelloReceived(hello.instance, hello.agent)]
+
+    def _register(self, register: Register) -> list[Event]:
+        offer = Offer(register.tls, register.http)
+        try:
+            name = normal(register.name)
+        except BadHostName as error:
+            return self._refuse(register.name, "bad_name", str(error))
+        if covers(name, self._service_name):
+            return self._refuse(name, "service_name", f"{name} is the name of the tunnel servers themselves")
+        if not grants(self._granted, name):
+            held = ", ".join(self._granted[:10]) + (", …" if len(self._granted) > 10 else "")
+            return self._refuse(
+                name, "not_granted", f"the certificate does not grant {name}; it grants {held}"
+            )
+        if not offer.tls and not offer.serves_http:
+            return self._refuse(name, "no_origin", f"{name} has no origin, neither by TLS nor by HTTP")
+        if name not in self._offers and len(self._offers) >= MAX_NAMES:
+            return self._refuse(name, "too_many_names", f"a session has at most {MAX_NAMES} names")
+        self._offers[name] = offer
+        self._send(Registered(name))
+        return [NameRegistered(name, offer)]
+
+    def _refuse(self, name: str, reason: str, text: str) -> list[Event]:
+        self._send(Refused(reason, text, name))
+        return [NameRefused(name, reason, text)]
+
+
+class ClientSession(_Session):
+    """The client's side. It says hello at once, and registers its offers as soon as it is welcome."""
+
+    _awaited = "welcome"
+
+    def __init__(
+        self,
+        *,
+        instance: str,
+        offers: Mapping[str, Offer],
+        nonce: Callable[[], str],
+        now: float,
+        agent: str = AGENT,
+    ) -> None:
+        super().__init__(CLIENT_ROWS, nonce, now)
+        self._offers = dict(offers)
+        self._asked: set[str] = set()
+        self._send(Hello(VERSION, instance, agent))
+
+    def register(self, name: str, offer: Offer) -> None:
+        """Offers a name, or changes what is offered for it; before the welcome, from then on."""
+        self._offers[name] = offer
+        if self.state in (State.OPEN, State.SERVER_DRAINING):
+            self._asked.add(name)
+            self._send(Register(name, offer.tls, offer.http))
+
+    def unregister(self, name: str) -> None:
+        """Takes a name back: no new visitors of it."""
+        if self._offers.pop(name, None) is not None and self.state not in (State.OPENING, State.ENDED):
+            self._send(Unregister(name))
+
+    def drain(self) -> None:
+        """Tells the server to send no new visitors. Once is enough."""
+        if self._turn(Turn.DRAIN):
+            self._send(Draining())
+
+    def _hear(self, message: Message, now: float) -> list[Event]:
+        match message:
+            case Welcome():
+                self._open(message.ping_seconds, now)
+                for name, offer in self._offers.items():
+                    self.register(name, offer)
+                session = bytes.fromhex(message.session)
+                return [Welcomed(message.server, message.boot, session, message.ping_seconds)]
+            case Refused(name=None):
+                return [Ended(message.reason, message.text)]
+            case Registered(name=name) | Refused(name=name) if name is not None:
+                return self._told(message, name)
+            case Lanes():
+                return [LanesAsked(message.kind, message.held, message.waiting)]
+            case Draining():
+                return [ServerDraining(message.reconnect_in or 0.0)]
+            case _:
+                raise AssertionError(message)
+
+    def _told(self, message: Message, name: str) -> list[Event]:
+        if name not in self._asked:
+            return self._fail("protocol", f"the server speaks of {name!r}, which was not registered")
+        offer = self._offers.get(name)
+        if offer is None:  # taken back while the answer was on its way
+            return []
+        if isinstance(message, Refused):
+            return [NameRefused(name, message.reason, message.text)]
+        return [NameRegistered(name, offer)]
