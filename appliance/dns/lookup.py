@@ -83,7 +83,8 @@ def _look_in(zone: Zone, name: bytes, qtype: int, found: Found) -> bytes | None:
             if above in zone.cuts:
                 _refer(zone, above, found)
                 return None
-            return _synthesise(zone.node(above)[DNAME], name, found)
+            target = _synthesise(zone.node(above)[DNAME], name, found)
+            return None if qtype in (CNAME, ANY) else target  # then what was made is the answer
     found.authoritative = True
     node = zone.rrsets.get(name)
     if node is None and name not in zone.empty:
@@ -126,10 +127,17 @@ def _refer(zone: Zone, cut: bytes, found: Found) -> None:
     found.authority.append(servers)
     for rdata in servers.rdatas:
         target = rdata.lower()
-        if not names.is_at_or_below(target, zone.apex):
-            continue
-        addresses = [zone.node(target)[rtype] for rtype in (A, AAAA) if rtype in zone.node(target)]
-        (found.glue if names.is_at_or_below(target, cut) else found.extra).extend(addresses)
+        if names.is_at_or_below(target, zone.apex):
+            addresses = _addresses(zone, target)
+            (found.glue if names.is_at_or_below(target, cut) else found.extra).extend(addresses)
+
+
+def _addresses(zone: Zone, target: bytes) -> list[RRset]:
+    """The addresses of a nameserver, be they glue, ours to give, or a wildcard's."""
+    node = zone.rrsets.get(target)
+    if node is None and not zone.exists(target) and _topmost(zone, target, A) is None:
+        node = _wildcard(zone, target)
+    return [_at(node[rtype], target) for rtype in (A, AAAA) if rtype in node] if node else []
 
 
 def _synthesise(dname: RRset, name: bytes, found: Found) -> bytes | None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from appliance.dns import names
-from appliance.dns.numbers import AAAA, CNAME, DNAME, DNSKEY, NS, NSEC, NSEC3, NSEC3PARAM, RRSIG, SOA, A
+from appliance.dns.numbers import AAAA, CNAME, DNAME, DNSKEY, DS, NS, NSEC, NSEC3, NSEC3PARAM, RRSIG, SOA, A
 from appliance.dns.zone import RRset, Zone, soa_serial
 
 # An rrset has to fit a message over TCP with its question and the head of each record (RFC 1035 4.2.2:
@@ -111,6 +111,8 @@ def _faults_at(name: bytes, node: Mapping[int, Sequence[Record]], apex: bytes) -
         yield Fault(max(alias[0].line, other), f"{text} has a CNAME record, so it can have no other records")
     if DNAME in node and NS in node and name != apex:
         yield Fault(node[DNAME][0].line, f"{text} has both DNAME and NS records")
+    if DS in node and name == apex:
+        yield Fault(node[DS][0].line, f"a DS record at the apex {text}: it belongs into the parent zone")
     if names.is_wildcard(name):
         for rtype, word in ((NS, "NS"), (DNAME, "DNAME")):
             if rtype in node:
