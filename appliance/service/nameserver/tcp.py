@@ -1,0 +1,345 @@
+"""DNS over TCP (RFC 7766): messages with a length before them, as many on a connection as the peer likes.
+
+Hides who is let in, how long a connection may idle or dawdle, and that nothing is read from a peer while
+he does not read from us.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections import Counter
+from enum import Enum
+from typing import Any
+
+from twisted.application import service
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IListeningPort,
+    IPushProducer,
+    IReactorSocket,
+    IReactorTime,
+)
+from twisted.internet.protocol import Protocol, ServerFactory
+from twisted.internet.tcp import Connection
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from appliance.dns.responder import Responder
+from appliance.service.ports import bind_tcp
+
+MAX_CONNECTIONS = 100  # NSD's tcp-count; the longest idle one goes when another comes
+MAX_CONNECTIONS_PER_SOURCE = 10  # an IPv4 address or an IPv6 /64: no one source has them all
+IDLE_SECONDS = 10.0  # without a message, or without reading our answers; Knot's tcp-idle-timeout
+MESSAGE_SECONDS = 2.0  # from the first octet of a message to its last; stalled ones are an attack
+STOP_SECONDS = 1.0  # for answers under way when the service stops
+MAX_MESSAGE_OCTETS = 16 * 1024  # a query has under 300, a large UPDATE some thousand
+TURN_MESSAGES = 100  # answered in one turn of the reactor (3 ms); the rest waits for the next
+TURN_OCTETS = 64 * 1024  # of answers in one turn: what the transport takes before it is full
+
+
+class TcpNameserver(service.Service):
+    """Answers DNS over TCP on `host`; `port` is the real one once bound.
+
+    `counters` say why connections were ended or refused and what failed; `connections` is how many are open.
+    """
+
+    def __init__(self, reactor: object, responder: Responder, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.counters: Counter[str] = Counter()
+        self._reactor = reactor
+        self._socket: socket.socket | None = None
+        self._listening: IListeningPort | None = None
+        self._factory = _Connections(IReactorTime(reactor), responder, self.counters)
+
+    @property
+    def connections(self) -> int:
+        return len(self._factory.open)
+
+    def privilegedStartService(self) -> None:
+        """Bind, while we may: twistd drops root after this. Raises CannotListen."""
+        if self._socket is None and self._listening is None:
+            self._socket = bind_tcp(self.host, self.port)
+            self.port = self._socket.getsockname()[1]
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self.privilegedStartService()
+        assert self._socket is not None
+        adopt = IReactorSocket(self._reactor).adoptStreamPort
+        self._listening = adopt(self._socket.fileno(), self._socket.family, self._factory)
+        self._socket.close()  # the reactor has a duplicate
+        self._socket = None
+
+    def stopService(self) -> Deferred[list[tuple[bool, Any]]]:
+        """Fires when nothing listens and no connection is left; answers under way have STOP_SECONDS."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        listening, self._listening = self._listening, None
+        ends: list[Deferred[Any]] = [self._factory.end_all()]
+        if listening is not None:
+            ends.append(maybeDeferred(listening.stopListening))
+        return DeferredList(ends)
+
+
+class _Phase(Enum):
+    OPEN = "messages may come"
+    ENDED = "the peer sends no more; what he sent is answered, then we close"
+    CLOSING = "the last answers are on their way, then the connection ends"
+
+
+class _Connections(ServerFactory):
+    """The open connections and their bounds."""
+
+    noisy = False
+
+    def __init__(self, reactor: IReactorTime, responder: Responder, counters: Counter[str]) -> None:
+        self.reactor = reactor
+        self.responder = responder
+        self.counters = counters
+        # In the order of their last message: the first one has been idle for longest.
+        self.open: dict[_DnsConnection, None] = {}
+        self._of_source: Counter[object] = Counter()
+        self._all_gone: list[Deferred[None]] = []
+
+    def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
+        source = _source(addr)
+        if self._of_source[source] >= MAX_CONNECTIONS_PER_SOURCE:
+            self.counters["refused: too many of one source"] += 1
+            return None
+        if len(self.open) >= MAX_CONNECTIONS:
+            next(iter(self.open)).abort("ended: idle for longest when all places were taken")
+        return _DnsConnection(self, source)
+
+    def made(self, connection: _DnsConnection) -> None:
+        self.open[connection] = None
+        self._of_source[connection.source] += 1
+
+    def active(self, connection: _DnsConnection) -> None:
+        if connection in self.open:
+            del self.open[connection]
+            self.open[connection] = None
+
+    def gone(self, connection: _DnsConnection) -> None:
+        if connection not in self.open:
+            return  # its place was given away already
+        del self.open[connection]
+        self._of_source[connection.source] -= 1
+        if not self._of_source[connection.source]:
+            del self._of_source[connection.source]
+        if not self.open:
+            waiting, self._all_gone = self._all_gone, []
+            for gone in waiting:
+                gone.callback(None)
+
+    def end_all(self) -> Deferred[None]:
+        """Close every connection; fires when none is left."""
+        gone: Deferred[None] = Deferred()
+        if not self.open:
+            gone.callback(None)
+            return gone
+        self._all_gone.append(gone)
+        for connection in list(self.open):
+            connection.close("ended: the nameserver stops", STOP_SECONDS)
+        return gone
+
+
+@implementer(IHalfCloseableProtocol, IPushProducer)
+class _DnsConnection(Protocol):
+    """One peer. As the producer of its own transport it learns when the peer does not read."""
+
+    transport: Connection
+    _log = Logger()
+
+    def __init__(self, connections: _Connections, source: object) -> None:
+        self.source = source
+        self._all = connections
+        self._phase = _Phase.OPEN
+        self._received = bytearray()
+        self._is_within_message = False
+        self._is_unread = False  # the peer leaves our answers lying: the transport is full
+        self._next_turn: IDelayedCall | None = None
+        self._timer: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self._all.made(self)
+        self.transport.setTcpNoDelay(True)
+        self.transport.registerProducer(self, True)
+        self._expect_within(IDLE_SECONDS)
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._phase is _Phase.OPEN:
+            self._received += data
+            self._answer()
+
+    def readConnectionLost(self) -> None:
+        """The peer has half-closed: his answers still go out."""
+        if self._phase is _Phase.OPEN:
+            self._phase = _Phase.ENDED
+            self._answer()
+
+    def writeConnectionLost(self) -> None:
+        """We never half-close."""
+
+    def pauseProducing(self) -> None:
+        if not self._is_unread:
+            self._is_unread = True
+            self._is_within_message = False  # we do not read, so he is not slow
+            self.transport.pauseProducing()
+            self._expect_within(IDLE_SECONDS)
+
+    def resumeProducing(self) -> None:
+        self._is_unread = False
+        if self._phase is not _Phase.CLOSING:
+            self._expect_within(IDLE_SECONDS)
+            self._answer()
+
+    def stopProducing(self) -> None:
+        """The transport ends: connectionLost follows."""
+
+    def close(self, why: str, seconds: float = IDLE_SECONDS) -> None:
+        """End the connection once the answers given so far are sent, or after `seconds` in any case."""
+        self._expect_within(seconds)
+        if self._phase is not _Phase.CLOSING:
+            self._all.counters[why] += 1
+            self._phase = _Phase.CLOSING
+            self._stop_turns()
+            self.transport.unregisterProducer()
+            self.transport.loseConnection()
+
+    def abort(self, why: str) -> None:
+        """End the connection at once, and with it whatever it waits for."""
+        self._all.counters[why] += 1
+        self._phase = _Phase.CLOSING
+        self._stop_turns()
+        self._all.gone(self)
+        self.transport.abortConnection()
+
+    def connectionLost(self, reason: Failure | None = None) -> None:
+        self._phase = _Phase.CLOSING
+        self._stop_turns()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        self._received.clear()
+        self._all.gone(self)
+
+    def _answer(self) -> None:
+        """Answer the messages that are whole, as many as one turn and the transport take."""
+        self._stop_turns()
+        if self._is_unread:
+            return
+        try:
+            answered = self._answer_some()
+        except _BadLength:
+            self.close("ended: impossible message length")
+            return
+        except Exception:  # one question must not end the service
+            self._failed()
+            return
+        if answered:
+            self._all.active(self)
+        if self._is_unread:
+            return
+        if self._has_whole_message():
+            self.transport.pauseProducing()
+            self._next_turn = self._all.reactor.callLater(0, self._answer)
+        elif self._phase is _Phase.ENDED:
+            self.close("ended: by the peer")
+        else:
+            self._wait_for_more(answered)
+
+    def _answer_some(self) -> int:
+        """Answer one turn's worth of messages; how many it took. Raises _BadLength after answering."""
+        respond = self._all.responder.respond
+        received = self._received
+        answers: list[bytes] = []
+        at = taken = octets = 0
+        try:
+            while taken < TURN_MESSAGES and octets < TURN_OCTETS:
+                end = _end_of_message(received, at)
+                if end is None:
+                    break
+                answer = respond(bytes(received[at + 2 : end]), udp=False)
+                at = end
+                taken += 1
+                if isinstance(answer, bytes):
+                    octets += len(answer)
+                    answers += (len(answer).to_bytes(2, "big"), answer)
+        finally:
+            del received[:at]
+            if answers:
+                self.transport.write(b"".join(answers))
+        return taken
+
+    def _has_whole_message(self) -> bool:
+        try:
+            return _end_of_message(self._received, 0) is not None
+        except _BadLength:
+            return True  # the next turn ends the connection
+
+    def _wait_for_more(self, answered: int) -> None:
+        was_within, self._is_within_message = self._is_within_message, bool(self._received)
+        if self._is_within_message and (answered or not was_within):
+            self._expect_within(MESSAGE_SECONDS)
+        elif answered:
+            self._expect_within(IDLE_SECONDS)
+        self.transport.resumeProducing()
+
+    def _expect_within(self, seconds: float) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.reset(seconds)
+        else:
+            self._timer = self._all.reactor.callLater(seconds, self._expired)
+
+    def _expired(self) -> None:
+        if self._phase is _Phase.CLOSING:
+            self.abort("aborted: the last answers were not read")
+        elif self._is_unread:
+            self.abort("aborted: answers were not read")
+        elif self._is_within_message:
+            self.close("ended: a message took too long")
+        else:
+            self.close("ended: idle")
+
+    def _stop_turns(self) -> None:
+        if self._next_turn is not None and self._next_turn.active():
+            self._next_turn.cancel()
+        self._next_turn = None
+
+    def _failed(self) -> None:
+        """Count every failure, show the first: a stranger's message may not fill the log."""
+        self._all.counters["failed"] += 1
+        if self._all.counters["failed"] == 1:
+            self._log.failure("no answer to a message over TCP; further ones are counted")
+        self.close("ended: no answer was found")
+
+
+class _BadLength(Exception):
+    """The length before a message is 0, or more than anybody may send."""
+
+
+def _end_of_message(octets: bytearray, at: int) -> int | None:
+    """Where the message ends whose length is at `at`; None while it is not whole. Raises _BadLength."""
+    if len(octets) < at + 2:
+        return None
+    length = octets[at] << 8 | octets[at + 1]
+    if not 0 < length <= MAX_MESSAGE_OCTETS:
+        raise _BadLength
+    end = at + 2 + length
+    return end if len(octets) >= end else None
+
+
+def _source(address: IAddress | None) -> object:
+    """What is counted as one source: an IPv4 address, or an IPv6 /64, which is what one household gets."""
+    if isinstance(address, IPv6Address):
+        return int(ipaddress.IPv6Address(address.host)) >> 64
+    return address.host if isinstance(address, IPv4Address) else address

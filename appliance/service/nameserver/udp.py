@@ -1,0 +1,131 @@
+"""DNS over UDP: one socket, read by a descriptor of our own, every datagram answered in one call.
+
+Hides the socket's options and which of its errors mean nothing. One socket per address, so that an answer
+leaves from the address that was asked.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+
+from twisted.application import service
+from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from appliance.dns.responder import Responder
+from appliance.service.ports import bind_udp
+
+BATCH_DATAGRAMS = 128  # a turn: at 8 us each 1 ms, after which timers and TCP have theirs
+RECEIVE_OCTETS = 4096  # what a query or UPDATE may have over UDP; a longer datagram is cut and so malformed
+RECEIVE_BUFFER_OCTETS = 4 << 20  # thousands of queries wait while one turn is long; the default holds 250
+
+# Not in the socket module: <linux/in.h>, <linux/in6.h>. OMIT ignores path MTUs that were learned from ICMP:
+# by a forged one our answers would be cut into fragments, whose second halves can be forged (RFC 9715).
+_IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER = 10, 23
+_PMTUDISC_OMIT = 5
+_SO_RCVBUFFORCE = 33  # past net.core.rmem_max, for root (CAP_NET_ADMIN)
+
+
+class UdpNameserver(service.Service):
+    """Answers DNS over UDP on `host`; `port` is the real one once bound. `counters` say what was dropped."""
+
+    def __init__(self, reactor: IReactorFDSet, responder: Responder, host: str, port: int) -> None:
+        self.host = host
+        self.port = port
+        self.counters: Counter[str] = Counter()
+        self._reactor = reactor
+        self._responder = responder
+        self._socket: socket.socket | None = None
+        self._datagrams: _Datagrams | None = None
+
+    def privilegedStartService(self) -> None:
+        """Bind, while we may: twistd drops root after this. Raises CannotListen."""
+        if self._socket is None:
+            self._socket = bind_udp(self.host, self.port)
+            _set_options(self._socket)
+            self.port = self._socket.getsockname()[1]
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self.privilegedStartService()
+        assert self._socket is not None
+        self._datagrams = _Datagrams(self._socket, self._responder, self.counters)
+        self._reactor.addReader(self._datagrams)
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._datagrams is not None:
+            self._reactor.removeReader(self._datagrams)
+            self._datagrams = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+@implementer(IReadDescriptor)
+class _Datagrams:
+    """What the reactor sees of the socket."""
+
+    _log = Logger()
+
+    def __init__(self, bound: socket.socket, responder: Responder, counters: Counter[str]) -> None:
+        self._socket = bound
+        self._responder = responder
+        self._counters = counters
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def logPrefix(self) -> str:
+        return "dns-udp"
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives the descriptor up: only when it was closed behind our back."""
+
+    def doRead(self) -> None:
+        """Answer what waits, at most one batch; the reactor calls again while something does."""
+        receive = self._socket.recvfrom
+        send = self._socket.sendto
+        respond = self._responder.respond
+        for _ in range(BATCH_DATAGRAMS):
+            try:
+                message, source = receive(RECEIVE_OCTETS)
+            except BlockingIOError:
+                return
+            except OSError as problem:  # an ICMP error of an earlier answer: not about this socket
+                self._counters[f"receive {problem.strerror}"] += 1
+                continue
+            if source[1] == 0:  # nobody can have sent it, and nobody would get the answer
+                self._counters["source port 0"] += 1
+                continue
+            try:
+                answer = respond(message, udp=True)
+            except Exception:  # one question must not end the service
+                self._failed(message)
+                continue
+            if answer.__class__ is bytes:
+                try:
+                    send(answer, source)
+                except OSError as problem:  # a full buffer, a filter, no route: UDP may lose, we count
+                    self._counters[f"send {problem.strerror}"] += 1
+
+    def _failed(self, message: bytes) -> None:
+        """Count every failure, show the first: a stranger's packet may not fill the log."""
+        self._counters["failed"] += 1
+        if self._counters["failed"] == 1:
+            text = "no answer to a message over UDP; further ones are counted: {message}"
+            self._log.failure(text, message=message[:512].hex())
+
+
+def _set_options(bound: socket.socket) -> None:
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, _IPV6_MTU_DISCOVER, _PMTUDISC_OMIT)
+    else:
+        bound.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _PMTUDISC_OMIT)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER_OCTETS)
+    except PermissionError:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_OCTETS)
