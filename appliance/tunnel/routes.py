@@ -98,6 +98,14 @@ class Routes(Generic[S]):
                 return session
         return None
 
+    def has_other(self, host: str, *, http: bool, excluding: Collection[S]) -> bool:
+        """Whether `pick` would find somebody; nobody's turn is used up."""
+        name = self.match(host)
+        if name is None:
+            return False
+        route = self._routes[name]
+        return any(session not in excluding for session in (route.http if http else route.tls))
+
     def offers(self, host: str) -> list[Offer]:
         """What the sessions offer that a host's visitors go to; empty for a host that is not served here."""
         name = self.match(host)

@@ -146,3 +146,15 @@ class TurnsAreEven(RuleBasedStateMachine):
 
 TestTurns = TurnsAreEven.TestCase
 TestTurns.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+
+
+def test_asking_for_another_uses_up_nobodys_turn() -> None:
+    routes: Routes[str] = Routes()
+    routes.add("www.example.com", "first", TLS_ONLY)
+    assert not routes.has_other("www.example.com", http=False, excluding=["first"])
+    routes.add("www.example.com", "second", TLS_ONLY)
+    for _ in range(3):
+        assert routes.has_other("www.example.com", http=False, excluding=["first"])
+    assert not routes.has_other("www.example.com", http=True, excluding=[])
+    assert not routes.has_other("other.example.com", http=False, excluding=[])
+    assert [routes.pick("www.example.com", http=False) for _ in range(2)] == ["first", "second"]

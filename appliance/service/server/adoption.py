@@ -69,7 +69,8 @@ class Adoption:
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
         self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
         sock.close()  # the reactor has its own duplicate
-        transport: Any = doorstep.transport  # the TLS protocol, which has not seen what was read before it existed
+        # The TLS protocol has not seen what was read before it existed.
+        transport: Any = doorstep.transport
         transport.dataReceived(octets)
 
     def stop(self) -> None:

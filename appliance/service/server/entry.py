@@ -1,0 +1,262 @@
+"""The two ports that the public meets: who connects is read from his first octets, and handed to whoever it
+is for.
+
+On the TLS port come visitors, links, watches and lanes. A connection is ours by its SNI, the service name,
+which no grant may cover; which of ours it is, its ALPN says. So a passed-through name may use any ALPN there
+is.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from twisted.application.service import Service
+
+from appliance.ingress import refusal
+from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello, HelloRefused
+from appliance.ingress.httphead import HeadReader, HeadRefused
+from appliance.ingress.peek import LanePreface, Peek
+from appliance.service import ports
+from appliance.service.fewlines import FewLines
+from appliance.service.readiness import READABLE, Readiness
+from appliance.service.server.adoption import Adoption
+from appliance.service.server.lanes import Lanes
+from appliance.service.server.visitors import Visitors
+from appliance.service.tls import ServerTls
+
+ALPN_LINK = b"tunnel/1"
+ALPN_WATCH = b"watch/1"
+ALPN_LANE = b"tunnel-lane/1"
+
+#: From accept to the whole ClientHello (HAProxy's usual inspect-delay), and to the whole head of a first
+#: request. Absolute, not idle: an octet a second does not stretch it.
+_HELLO_SECONDS = 5.0
+_HEAD_SECONDS = 10.0
+#: Connections before their hello; past it the oldest goes. A flood of silent ones keeps nobody out for longer
+#: than it takes to send a hello.
+_ARRIVALS_AT_MOST = 4096
+#: Accepted in one go, before others get their turn.
+_ACCEPTED_A_TURN = 64
+#: After the descriptors ran out: long enough for some to come back, short enough that nobody's connect times
+#: out.
+_ACCEPT_PAUSE_SECONDS = 0.1
+_READ_OCTETS = 1 << 16
+
+
+class _Arrival(Protocol):
+    """A connection of which it is not yet clear whose it is."""
+
+    sock: socket.socket
+    seconds: float
+
+    def feed(self, octets: bytes) -> bool:
+        """Take octets; True when the connection has found its owner."""
+        ...
+
+    def late(self) -> bytes:
+        """What to answer when the time is over."""
+        ...
+
+
+class TlsArrival:
+    """A connection on the TLS port."""
+
+    seconds = _HELLO_SECONDS
+
+    def __init__(self, entry: Entry, sock: socket.socket) -> None:
+        self.sock = sock
+        self._entry = entry
+        self._peek = Peek()
+
+    def feed(self, octets: bytes) -> bool:
+        try:
+            seen = self._peek.feed(octets)
+        except HelloRefused as refused:
+            self._entry.visitors.refuse(self.sock, refusal.alert(refused.alert))
+            return True
+        if seen is None:
+            return False
+        if isinstance(seen, LanePreface):
+            self._entry.lanes.plain_arrived(self.sock, seen.octets40, seen.rest)
+        else:
+            self._entry.hello_read(self.sock, seen)
+        return True
+
+    def late(self) -> bytes:
+        return b""
+
+
+class HttpArrival:
+    """A connection on the HTTP port."""
+
+    seconds = _HEAD_SECONDS
+
+    def __init__(self, entry: Entry, sock: socket.socket) -> None:
+        self.sock = sock
+        self._entry = entry
+        self._reader = HeadReader()
+
+    def feed(self, octets: bytes) -> bool:
+        try:
+            head = self._reader.feed(octets)
+        except HeadRefused as refused:
+            self._entry.visitors.refuse(self.sock, refusal.http(refused.status))
+            return True
+        if head is None:
+            return False
+        self._entry.visitors.http_arrived(self.sock, head, bytes(self._reader.octets))
+        return True
+
+    def late(self) -> bytes:
+        return refusal.http(408) if self._reader.octets else b""
+
+
+class Entry(Service):
+    """Listens, accepts, reads the first octets, and hands over."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        readiness: Readiness,
+        *,
+        tls_addresses: list[tuple[str, int]],
+        http_addresses: list[tuple[str, int]],
+        service_name: str,
+        default_name: str | None,
+        complaints: FewLines,
+    ) -> None:
+        """``default_name``: whose visitors those are that name nobody (no SNI), or None: they get
+        ``unrecognized_name``.
+        """
+        self._reactor = reactor
+        self._readiness = readiness
+        self._addresses: list[tuple[Callable[[Entry, socket.socket], _Arrival], str, int]] = [
+            *((TlsArrival, host, port) for host, port in tls_addresses),
+            *((HttpArrival, host, port) for host, port in http_addresses),
+        ]
+        self._service_name = service_name
+        self._default_name = default_name
+        self._complaints = complaints
+        self._listeners: list[tuple[Callable[[Entry, socket.socket], _Arrival], socket.socket]] = []
+        self._arrivals: dict[_Arrival, Any] = {}
+        self._pauses: set[Any] = set()
+
+    def wire(self, *, visitors: Visitors, lanes: Lanes, adoption: Adoption, tls: ServerTls) -> None:
+        """Who takes over what arrives; before the service starts."""
+        self.visitors = visitors
+        self.lanes = lanes
+        self._adoption = adoption
+        self._tls = tls
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports listened on, in the order of the addresses given: TLS first, then HTTP."""
+        return [listener.getsockname()[1] for _, listener in self._listeners]
+
+    def privilegedStartService(self) -> None:
+        """Bind, while twistd still may."""
+        for arrival, host, port in self._addresses:
+            self._listeners.append((arrival, ports.bind_tcp(host, port)))
+
+    def startService(self) -> None:
+        """Accept; the readiness has been started."""
+        Service.startService(self)
+        if not self._listeners:  # twist, and MultiService in tests, do not call privilegedStartService
+            self.privilegedStartService()
+        for arrival, listener in self._listeners:
+            self._readiness.register(listener, self._acceptor(arrival, listener))
+
+    def stopService(self) -> None:
+        """Stop listening, and cut who has not said yet whom he wants."""
+        Service.stopService(self)
+        for _, listener in self._listeners:
+            self._readiness.forget(listener)
+            listener.close()
+        self._listeners.clear()
+        for arrival in list(self._arrivals):
+            self._close(arrival)
+        for pause in self._pauses:
+            pause.cancel()
+        self._pauses.clear()
+
+    def hello_read(self, sock: socket.socket, hello: ClientHello) -> None:
+        """A whole ClientHello: ours by its SNI, or a visitor's."""
+        host = hello.server_name or self._default_name
+        if host is None:
+            self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
+        elif host != self._service_name:
+            self.visitors.tls_arrived(sock, host, hello)
+        elif ALPN_LANE in hello.alpn:
+            self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
+        elif ALPN_LINK in hello.alpn or ALPN_WATCH in hello.alpn:
+            self._adoption.adopt(sock, hello.octets + hello.rest)
+        else:
+            self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
+
+    def _acceptor(self, arrival: Callable[[Entry, socket.socket], _Arrival], listener: socket.socket) -> Any:
+        def accept(_events: int = READABLE) -> None:
+            for _ in range(_ACCEPTED_A_TURN):
+                try:
+                    sock, _address = listener.accept()
+                except BlockingIOError:
+                    return
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        self._pause(accept, error)
+                        return
+                    if listener.fileno() < 0:
+                        return
+                    continue  # ECONNABORTED and its like: he has left again (accept(2))
+                sock.setblocking(False)
+                self._arrived(arrival(self, sock))
+            self._readiness.again(accept)
+
+        return accept
+
+    def _pause(self, accept: Callable[[], None], error: OSError) -> None:
+        self._complaints.warn("entry", f"cannot accept for the moment: {error.strerror}")
+
+        def go_on() -> None:
+            self._pauses.discard(pause)
+            accept()
+
+        pause = self._reactor.callLater(_ACCEPT_PAUSE_SECONDS, go_on)
+        self._pauses.add(pause)
+
+    def _arrived(self, arrival: _Arrival) -> None:
+        sock = arrival.sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if len(self._arrivals) >= _ARRIVALS_AT_MOST:
+            self._close(next(iter(self._arrivals)))
+        self._arrivals[arrival] = self._reactor.callLater(arrival.seconds, self._late, arrival)
+        self._readiness.register(sock, lambda events: self._ready(arrival))
+        self._ready(arrival)
+
+    def _ready(self, arrival: _Arrival) -> None:
+        while True:
+            try:
+                octets = arrival.sock.recv(_READ_OCTETS)
+            except BlockingIOError:
+                return
+            except OSError:
+                octets = b""
+            if not octets:
+                self._close(arrival)
+                return
+            if arrival.feed(octets):
+                self._arrivals.pop(arrival).cancel()
+                return
+
+    def _late(self, arrival: _Arrival) -> None:
+        del self._arrivals[arrival]
+        self.visitors.refuse(arrival.sock, arrival.late())
+
+    def _close(self, arrival: _Arrival) -> None:
+        timer = self._arrivals.pop(arrival)
+        if timer.active():
+            timer.cancel()
+        self._readiness.forget(arrival.sock)
+        arrival.sock.close()

@@ -1,0 +1,326 @@
+"""The links of clients to this server: their sessions, the names they serve, and when they end.
+
+A session is one client instance's. The same instance that comes again replaces its old session at once,
+whatever has become of it; visitors that were joined through the old one go on, and are counted as the new
+one's.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.interfaces import IProtocol
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from appliance.service.fewlines import FewLines
+from appliance.service.readiness import Readiness
+from appliance.service.relay import Joined
+from appliance.service.server.lanes import SessionLanes
+from appliance.tunnel.certificates import Peer
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.routes import Routes
+from appliance.tunnel.session import (
+    ClientDraining,
+    Ended,
+    HelloReceived,
+    NameRefused,
+    NameRegistered,
+    NameUnregistered,
+    ServerSession,
+)
+
+#: Instances of one client certificate that share its names: enough for a rolling deploy of a large service,
+#: few enough that a stolen certificate cannot fill the table.
+_INSTANCES_AT_MOST = 16
+#: Visitors joined through a client whose link went silent are left alone for so long: he may come back.
+_ORPHANS_SECONDS = 60.0
+#: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
+_EXPIRY_LOOK_SECONDS = 86_400.0
+
+SessionSeen = Callable[["Session"], None]
+
+
+class Session:
+    """One client instance, linked: its certificate, its lanes, and the visitors joined through it."""
+
+    def __init__(self, peer: Peer, session_id: bytes, lanes: SessionLanes) -> None:
+        self.peer = peer
+        self.id = session_id
+        self.lanes = lanes
+        self.instance = ""
+        # Handed on as it is to the instance's next session: who is joined takes himself out of it when he
+        # leaves.
+        self.joined: set[Joined] = set()
+
+
+class Links:
+    """All sessions at this server. ``routes`` follows them."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        readiness: Readiness,
+        *,
+        server_id: str,
+        boot: str,
+        service_name: str,
+        routes: Routes[Session],
+        serving: Callable[[str, bytes], None],
+        not_serving: Callable[[str], None],
+        session_ended: SessionSeen,
+        complaints: FewLines,
+    ) -> None:
+        """``serving(name, certificate_pem)`` at a name's first session, ``not_serving(name)`` at its last
+        one's end.
+        """
+        self.reactor = reactor
+        self.readiness = readiness
+        self.server_id = server_id
+        self.boot = boot
+        self.service_name = service_name
+        self.sessions: dict[bytes, Session] = {}
+        self._routes = routes
+        self._serving = serving
+        self._not_serving = not_serving
+        self._session_ended = session_ended
+        self._complaints = complaints
+        self._links: dict[Session, _Link] = {}
+        self._by_instance: dict[tuple[str, str], Session] = {}
+        self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
+
+    def protocol_for(self, peer: Peer) -> IProtocol:
+        """The protocol of an accepted connection whose peer proved to be this client."""
+        return _Link(self, peer)
+
+    def revoke(self, revoked: RevocationList) -> None:
+        """End the links, and the visitors joined through them, of every client whose certificate is on the
+        list.
+        """
+        for session in list(self.sessions.values()):
+            if session.peer.serial in revoked.serials:
+                self._dismiss(session, "revoked", "the client's certificate was revoked")
+
+    def stop(self, reason: str = "stopping", text: str = "the server is stopping") -> None:
+        """Say goodbye on every link; its end follows when the octets are out."""
+        for session in list(self.sessions.values()):
+            self._links[session].goodbye(reason, text)
+        for joined, timer in self._orphans.values():
+            if timer.active():
+                timer.cancel()
+            for each in list(joined):
+                each.abort()
+        self._orphans.clear()
+
+    def status(self) -> list[dict[str, Any]]:
+        """One plain value per session, for the operator."""
+        return [
+            {
+                "client": session.peer.id,
+                "instance": session.instance,
+                "address": self._links[session].address,
+                "names": self._links[session].names,
+                "idle_lanes": session.lanes.held("plain") + session.lanes.held("tls"),
+                "visitors": len(session.joined),
+                "expires": session.peer.expires.isoformat(),
+            }
+            for session in self.sessions.values()
+        ]
+
+    def _begin(self, link: _Link, session: Session) -> None:
+        self.sessions[session.id] = session
+        self._links[session] = link
+
+    def _instance_known(self, session: Session, instance: str) -> bool:
+        """The hello came: take over from the same instance's old session. False when there are too many
+        instances.
+        """
+        key = (session.peer.id, instance)
+        old = self._by_instance.get(key)
+        if old is not None:
+            session.joined, old.joined = old.joined, set()
+            self._links[old].goodbye("replaced", "the same client instance has come again")
+            self._over(old, silent=False)
+        elif sum(1 for client, _ in self._by_instance if client == session.peer.id) >= _INSTANCES_AT_MOST:
+            return False
+        session.instance = instance
+        self._by_instance[key] = session
+        if key in self._orphans:
+            session.joined, timer = self._orphans.pop(key)
+            if timer.active():
+                timer.cancel()
+        return True
+
+    def _register(self, session: Session, event: NameRegistered) -> None:
+        first = self._routes.add(event.name, session, event.offer)
+        self._log.info(
+            "{client} serves {name} here", client=session.peer.id, name=event.name, instance=session.instance
+        )
+        if first:
+            self._serving(event.name, session.peer.certificate.public_bytes(Encoding.PEM))
+
+    def _unregister(self, session: Session, name: str) -> None:
+        if self._routes.remove(name, session):
+            self._not_serving(name)
+
+    def _withdraw(self, session: Session) -> None:
+        """No new visitors for this session."""
+        for name in self._routes.remove_session(session):
+            self._not_serving(name)
+
+    def _dismiss(self, session: Session, reason: str, text: str) -> None:
+        """End a session for good, with what was joined through it."""
+        link = self._links[session]
+        link.goodbye(reason, text)
+        self._complaints.warn(session.peer.id, f"link ended: {text}")
+        self._over(session, silent=False)
+        for joined in list(session.joined):
+            joined.abort()
+
+    def _over(self, session: Session, *, silent: bool) -> None:
+        """The session serves nobody any more."""
+        if self.sessions.pop(session.id, None) is None:
+            return
+        del self._links[session]
+        key = (session.peer.id, session.instance)
+        if self._by_instance.get(key) is session:
+            del self._by_instance[key]
+            if silent and session.joined:
+                timer = self.reactor.callLater(_ORPHANS_SECONDS, self._give_orphans_up, key)
+                self._orphans[key] = (session.joined, timer)
+        self._withdraw(session)
+        session.lanes.close()
+        self._session_ended(session)
+
+    def _give_orphans_up(self, key: tuple[str, str]) -> None:
+        joined, _ = self._orphans.pop(key)
+        for each in list(joined):
+            each.abort()
+
+
+class _Link(Protocol):
+    """One link's octets: a :class:`ServerSession` between TLS and :class:`Links`."""
+
+    def __init__(self, links: Links, peer: Peer) -> None:
+        self._links = links
+        self._peer = peer
+        self._timer: Any = None
+        self._expiry: Any = None
+        self._closing = False
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        links = self._links
+        session_id = os.urandom(8)
+        exported = transport.getHandle().export_keying_material(EXPORTER_LABEL, EXPORTED_OCTETS, b"")
+        lanes = SessionLanes(lane_keys(exported), links.readiness, links.reactor, self._ask_for_lanes)
+        self.address = transport.getPeer().host
+        self.session = Session(self._peer, session_id, lanes)
+        self._machine = ServerSession(
+            peer_names=self._peer.names,
+            server_id=links.server_id,
+            boot=links.boot,
+            session_id=session_id,
+            nonce=_nonce,
+            now=links.reactor.seconds(),
+            service_name=links.service_name,
+        )
+        links._begin(self, self.session)
+        self._look_at_expiry()
+        self._flush()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._closing:
+            self._happened(self._machine.receive(data, self._links.reactor.seconds()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._closing = True
+        for timer in (self._timer, self._expiry):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._links._over(self.session, silent=True)
+
+    @property
+    def names(self) -> list[str]:
+        """The names that are registered on this link."""
+        return list(self._machine.offers)
+
+    def goodbye(self, reason: str, text: str) -> None:
+        """Say why the link ends, and end it."""
+        if not self._closing:
+            self._machine.goodbye(reason, text)
+            self._end()
+
+    def _ask_for_lanes(self, kind: str, held: int, waiting: int) -> None:
+        if not self._closing:
+            self._machine.lanes(kind, held, waiting)
+            self._flush()
+
+    def _tick(self) -> None:
+        self._happened(self._machine.tick(self._links.reactor.seconds()))
+
+    def _happened(self, events: list[Any]) -> None:
+        links = self._links
+        for event in events:
+            if isinstance(event, HelloReceived):
+                if not links._instance_known(self.session, event.instance):
+                    text = f"{_INSTANCES_AT_MOST} instances of this client are linked already"
+                    self.goodbye("too_many_instances", text)
+                    links._complaints.warn(self._peer.id, f"link refused: {text}")
+                    return
+            elif isinstance(event, NameRegistered):
+                links._register(self.session, event)
+            elif isinstance(event, NameUnregistered):
+                links._unregister(self.session, event.name)
+            elif isinstance(event, ClientDraining):
+                links._withdraw(self.session)
+            elif isinstance(event, NameRefused):
+                links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
+            elif isinstance(event, Ended):
+                self._log_end(event)
+                self._end()
+                links._over(self.session, silent=event.reason == "silent")
+                return
+        self._flush()
+
+    def _log_end(self, event: Ended) -> None:
+        self._links._log.info(
+            "link of {client} ended: {text}", client=self._peer.id, text=event.text, reason=event.reason
+        )
+
+    def _flush(self) -> None:
+        transport: Any = self.transport
+        octets = self._machine.data_to_send()
+        if octets:
+            transport.write(octets)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        deadline = self._machine.next_deadline()
+        if deadline is not None and not self._closing:
+            wait = max(0.0, deadline - self._links.reactor.seconds())
+            self._timer = self._links.reactor.callLater(wait, self._tick)
+
+    def _end(self) -> None:
+        self._closing = True
+        self._flush()
+        transport: Any = self.transport
+        transport.loseConnection()
+
+    def _look_at_expiry(self) -> None:
+        left = (self._peer.expires - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            self._links._dismiss(self.session, "expired", "the client's certificate has expired")
+            return
+        self._expiry = self._links.reactor.callLater(min(left, _EXPIRY_LOOK_SECONDS), self._look_at_expiry)
+
+
+def _nonce() -> str:
+    return os.urandom(8).hex()

@@ -1,0 +1,153 @@
+"""The tunnel server as one service: what it is made of, and in which order it starts and stops."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+from cryptography import x509
+from twisted.application.service import Service
+from twisted.internet.interfaces import IProtocol
+from twisted.logger import Logger
+
+from appliance.service.fewlines import FewLines
+from appliance.service.readiness import Readiness
+from appliance.service.relay import Relay
+from appliance.service.server.adoption import Adoption
+from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Entry
+from appliance.service.server.lanes import Lanes
+from appliance.service.server.links import Links, Session
+from appliance.service.server.parting import Parting
+from appliance.service.server.visitors import Visitors
+from appliance.service.tls import ServerTls
+from appliance.tunnel.certificates import Credential, Peer, Role
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.routes import Routes
+
+
+class TunnelServer(Service):
+    """Takes visitors, links, lanes and watches at its ports, and joins visitors to clients."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        server_id: str,
+        boot: str,
+        service_name: str,
+        tls_addresses: list[tuple[str, int]],
+        http_addresses: list[tuple[str, int]],
+        https_port: int,
+        default_name: str | None,
+        identity: Callable[[], tuple[Credential, x509.Certificate]],
+        examine: Callable[[Any, Role, datetime], Peer],
+        known: Callable[[str], bool],
+        watch_for: Callable[[Peer], IProtocol],
+        serving: Callable[[str, bytes], None],
+        not_serving: Callable[[str], None],
+    ) -> None:
+        """``identity()`` gives the server's credential and the CA, when the service starts; ``examine``
+        judges a peer; ``known`` tells whether a host was ever served; ``watch_for`` makes the protocol of a
+        nameserver's watch; ``serving(name, certificate_pem)`` and ``not_serving(name)`` tell of a name's
+        first and last session.
+        """
+        self._reactor = reactor
+        self._identity = identity
+        self._examine = examine
+        self._watch_for = watch_for
+        self._serving = serving
+        complaints = FewLines(reactor, Logger(namespace=__name__))
+        self._complaints = complaints
+        self._readiness = Readiness(reactor)
+        self._relay = Relay(self._readiness)
+        self._parting = Parting(self._readiness, reactor)
+        self._routes: Routes[Session] = Routes()
+        self._visitors = Visitors(
+            self._readiness,
+            reactor,
+            self._relay,
+            self._parting,
+            routes=self._routes,
+            known=known,
+            https_port=https_port,
+            unique_id=lambda: os.urandom(16),
+        )
+        self._links = Links(
+            reactor,
+            self._readiness,
+            server_id=server_id,
+            boot=boot,
+            service_name=service_name,
+            routes=self._routes,
+            serving=self._name_served,
+            not_serving=not_serving,
+            session_ended=self._visitors.session_ended,
+            complaints=complaints,
+        )
+        self._lanes = Lanes(self._readiness, reactor, self._links.sessions)
+        self._entry = Entry(
+            reactor,
+            self._readiness,
+            tls_addresses=tls_addresses,
+            http_addresses=http_addresses,
+            service_name=service_name,
+            default_name=default_name,
+            complaints=complaints,
+        )
+        self._adoption: Adoption | None = None
+
+    @property
+    def ports(self) -> list[int]:
+        """The ports listened on: those for TLS, then those for HTTP."""
+        return self._entry.ports
+
+    def privilegedStartService(self) -> None:
+        """Bind, while twistd still may."""
+        self._entry.privilegedStartService()
+
+    def startService(self) -> None:
+        """Read the credential, as the user that stays, and open."""
+        Service.startService(self)
+        credential, ca = self._identity()
+        tls = ServerTls(credential, ca, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
+        self._adoption = Adoption(
+            self._reactor,
+            self._readiness,
+            tls,
+            examine=self._examine,
+            protocols={
+                ALPN_LINK: (Role.CLIENT, self._links.protocol_for),
+                ALPN_WATCH: (Role.NAMESERVER, self._watch_for),
+            },
+            complaints=self._complaints,
+        )
+        self._entry.wire(visitors=self._visitors, lanes=self._lanes, adoption=self._adoption, tls=tls)
+        self._readiness.start()
+        self._entry.startService()
+
+    def stopService(self) -> None:
+        """Close everything: a farewell on the links, a reset for visitors under way."""
+        Service.stopService(self)
+        self._entry.stopService()
+        self._links.stop()
+        self._lanes.stop()
+        self._visitors.stop()
+        self._relay.stop()
+        self._parting.stop()
+        if self._adoption is not None:
+            self._adoption.stop()
+        self._readiness.stop()
+
+    def revoke(self, revoked: RevocationList) -> None:
+        """End what the list forbids."""
+        self._links.revoke(revoked)
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the operator."""
+        return {"sessions": self._links.status(), "joined": len(self._relay.joined)}
+
+    def _name_served(self, name: str, certificate_pem: bytes) -> None:
+        self._serving(name, certificate_pem)
+        self._visitors.name_served(name)

@@ -1,0 +1,407 @@
+"""A visitor, from his first octets to the join or the refusal: which client, which lane, and what if it
+fails.
+
+Until a client has said ``joined`` the server still holds all that the visitor sent and reads no more of him,
+so the same visitor can go to the next client of the name: what was sent ahead (a ClientHello, the head of a
+request without a body) may be repeated, the rest goes out after ``joined`` only. Nothing is repeated after
+it.
+"""
+
+from __future__ import annotations
+
+import enum
+import fcntl
+import socket
+import struct
+import termios
+from collections.abc import Callable
+from typing import Any
+
+from appliance.ingress import refusal
+from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello
+from appliance.ingress.httphead import RequestHead
+from appliance.ingress.requests import Requests
+from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
+from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
+from appliance.service.server.examined import Examined
+from appliance.service.server.lanes import PLAIN, TLS, Lane
+from appliance.service.server.links import Session
+from appliance.service.server.parting import Parting
+from appliance.tunnel.lane import Status
+from appliance.tunnel.proxyheader import Kind, ProxyHeader
+from appliance.tunnel.routes import Routes
+
+#: No status octet in this time while another client of the name is left: he gets the visitor.
+_TRY_SECONDS = 1.0
+#: The last client may take as long as a slow origin takes to answer a ClientHello.
+_LAST_TRY_SECONDS = 10.0
+#: Clients that one visitor is offered to: a name whose origins all fail should say so soon.
+_CLIENTS_AT_MOST = 3
+#: Octets sent on a lane and not acknowledged after this are a lane that is dead: twice the round trip around
+#: the world.
+_UNACKNOWLEDGED_SECONDS = 0.3
+#: Lanes of one client that one visitor is put on, for those that died unnoticed.
+_LANES_AT_MOST = 3
+#: A known name without a session here: a client that reconnects is back within this, and a browser that is
+#: refused does not try the next address.
+_PARK_SECONDS = 5.0
+_PARKED_AT_MOST = 1024
+#: How often the times above are looked at, in one sweep over all who wait.
+_SWEEP_SECONDS = 0.1
+_READ_OCTETS = 1 << 16
+
+_INTERNAL_ERROR = 80  # RFC 8446 6.2
+
+
+class Outcome(enum.Enum):
+    """Why a visitor is refused; the values are the HTTP statuses."""
+
+    NEVER_KNOWN = 404
+    ORIGIN_FAILED = 502
+    NO_CLIENT = 503
+    ORIGIN_SILENT = 504
+
+
+_OUTCOMES: dict[int, Outcome] = {
+    Status.ORIGIN_REFUSED: Outcome.ORIGIN_FAILED,
+    Status.ORIGIN_UNREACHABLE: Outcome.ORIGIN_FAILED,
+    Status.ORIGIN_SILENT: Outcome.ORIGIN_SILENT,
+    Status.NO_ORIGIN: Outcome.ORIGIN_FAILED,
+    Status.BUSY: Outcome.NO_CLIENT,
+}
+
+
+class _Visit:
+    """A visitor who is not joined yet."""
+
+    __slots__ = (
+        "ahead",
+        "alpn",
+        "checked",
+        "destination",
+        "examined",
+        "give_up",
+        "head",
+        "host",
+        "lane",
+        "lanes_tried",
+        "outcome",
+        "parked",
+        "rest",
+        "session",
+        "since",
+        "sock",
+        "source",
+        "tried",
+        "unsent",
+        "wire",
+    )
+
+    def __init__(
+        self, sock: socket.socket, host: str, *, ahead: bytes, rest: bytes, alpn: bytes | None
+    ) -> None:
+        self.sock = sock
+        self.wire: Wire = sock
+        self.host = host
+        self.ahead = ahead
+        self.rest = rest
+        self.alpn = alpn
+        self.head: RequestHead | None = None  # of a visitor on the HTTP port
+        self.examined: Examined | None = None  # his wire, then
+        self.source = sock.getpeername()[:2]
+        self.destination = sock.getsockname()[:2]
+        self.parked = False
+        self.since = 0.0  # parked, or with this client
+        self.tried: list[Session] = []
+        self.outcome = Outcome.NO_CLIENT
+        self.session: Session | None = None
+        self.give_up: Callable[[], None] | None = None  # while waiting for a lane
+        self.lane: Lane | None = None
+        self.lanes_tried = 0
+        self.checked = False  # that the lane's octets were acknowledged
+        self.unsent = b""
+
+    @property
+    def kind(self) -> str:
+        return PLAIN if self.head is None else TLS
+
+
+class Visitors:
+    """All visitors who are not joined yet; the relay has the others."""
+
+    def __init__(
+        self,
+        readiness: Readiness,
+        clock: Any,
+        relay: Relay,
+        parting: Parting,
+        *,
+        routes: Routes[Session],
+        known: Callable[[str], bool],
+        https_port: int,
+        unique_id: Callable[[], bytes],
+    ) -> None:
+        """``known(host)``: a name that was served once, and may be again. ``https_port``: where a redirect
+        leads.
+        """
+        self._readiness = readiness
+        self._clock = clock
+        self._relay = relay
+        self._parting = parting
+        self._routes = routes
+        self._known = known
+        self._https_port = https_port
+        self._unique_id = unique_id
+        self._waiting: dict[_Visit, None] = {}
+        self._parked = 0
+        self._sweep: Any = None
+
+    def tls_arrived(self, sock: socket.socket, host: str, hello: ClientHello) -> None:
+        """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.
+        """
+        alpn = hello.alpn[0] if hello.alpn else None
+        visit = self._admit(sock, host, ahead=hello.octets, rest=hello.rest, alpn=alpn)
+        if visit is not None:
+            self._begin(visit)
+
+    def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
+        """A visitor on the HTTP port: the head of his first request, and all ``octets`` that were read."""
+        requests = Requests(head.host)
+        allowed = requests.from_visitor(octets)
+        ahead = allowed[: len(head.octets)] if head.bodiless else b""
+        visit = self._admit(sock, head.host, ahead=ahead, rest=allowed[len(ahead) :], alpn=None)
+        if visit is not None:
+            visit.head = head
+            visit.wire = visit.examined = Examined(sock, requests, self._clock)
+            self._begin(visit)
+
+    def name_served(self, name: str) -> None:
+        """A name has a session now: who was parked for it goes on."""
+        for visit in list(self._waiting):
+            if visit.parked and self._routes.match(visit.host) == name:
+                self._unpark(visit)
+                self._begin(visit)
+
+    def session_ended(self, session: Session) -> None:
+        """Who waits for this session goes to the next."""
+        for visit in list(self._waiting):
+            if visit.session is session:
+                self._drop_lane(visit)
+                self._next_client(visit)
+
+    def refuse(self, sock: socket.socket, octets: bytes) -> None:
+        """Answer a visitor of whom nothing else is known, and let him go."""
+        self._parting.part(sock, octets)
+
+    def stop(self) -> None:
+        """Cut all who wait."""
+        for visit in list(self._waiting):
+            self._cancel(visit)
+        if self._sweep is not None and self._sweep.active():
+            self._sweep.cancel()
+
+    def _admit(self, sock: socket.socket, host: str, **what: Any) -> _Visit | None:
+        try:
+            visit = _Visit(sock, host, **what)
+        except OSError:  # reset meanwhile: it has no peer any more
+            self._close(sock)
+            return None
+        self._waiting[visit] = None
+        self._readiness.change(sock, lambda events: self._visitor_ready(visit, events))
+        if self._sweep is None or not self._sweep.active():
+            self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
+        return visit
+
+    def _begin(self, visit: _Visit) -> None:
+        if visit.head is not None:
+            offers = self._routes.offers(visit.host)
+            if offers and all(offer.http != "serve" for offer in offers):
+                host, target, method = visit.head.host, visit.head.target, visit.head.method
+                self._part(visit, refusal.redirect(host, target, self._https_port, method=method))
+                return
+        self._next_client(visit)
+
+    def _next_client(self, visit: _Visit) -> None:
+        http = visit.head is not None
+        session = None
+        if len(visit.tried) < _CLIENTS_AT_MOST:
+            session = self._routes.pick(visit.host, http=http, excluding=visit.tried)
+        if session is not None:
+            visit.tried.append(session)
+            visit.session = session
+            visit.lanes_tried = 0
+            visit.since = self._clock.seconds()
+            self._take_lane(visit, session)
+        elif visit.tried:
+            self._refuse(visit, visit.outcome)
+        elif not self._known(visit.host):
+            self._refuse(visit, Outcome.NEVER_KNOWN)
+        elif self._parked >= _PARKED_AT_MOST:
+            self._refuse(visit, Outcome.NO_CLIENT)
+        else:
+            visit.parked = True
+            visit.since = self._clock.seconds()
+            self._parked += 1
+
+    def _unpark(self, visit: _Visit) -> None:
+        visit.parked = False
+        self._parked -= 1
+
+    def _take_lane(self, visit: _Visit, session: Session) -> None:
+        visit.lanes_tried += 1
+        # A lane may be there at once: then give_up is of no use any more when take() returns.
+        give_up = session.lanes.take(visit.kind, lambda lane: self._lane_taken(visit, session, lane))
+        if visit.lane is None and visit in self._waiting and visit.session is session:
+            visit.give_up = give_up
+
+    def _lane_taken(self, visit: _Visit, session: Session, lane: Lane) -> None:
+        header = ProxyHeader(
+            source=visit.source,
+            destination=visit.destination,
+            authority=visit.host,
+            alpn=visit.alpn,
+            unique_id=self._unique_id(),
+            kind=Kind.TLS if visit.head is None else Kind.HTTP,
+        )
+        visit.give_up = None
+        visit.lane = lane
+        visit.checked = False
+        visit.unsent = lane.seal(header.octets()) + visit.ahead
+        self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
+        self._lane_ready(visit, lane, READABLE | WRITABLE)
+
+    def _lane_ready(self, visit: _Visit, lane: Lane, events: int) -> None:
+        if visit.lane is not lane:
+            return
+        try:
+            if visit.unsent and events & (WRITABLE | ENDING):
+                while visit.unsent:
+                    visit.unsent = visit.unsent[lane.wire.send(visit.unsent) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._lane_died(visit)
+            return
+        if not isinstance(lane.wire, socket.socket):
+            lane.wire.flush()  # type: ignore[attr-defined]
+        if events & (READABLE | ENDING):
+            self._read_status(visit, lane)
+
+    def _read_status(self, visit: _Visit, lane: Lane) -> None:
+        try:
+            octets = lane.wire.recv(_READ_OCTETS)
+        except BlockingIOError:
+            return
+        except OSError:
+            octets = b""
+        if not octets:
+            self._lane_died(visit)
+        elif octets[0] == Status.JOINED:
+            self._join(visit, lane, octets[1:])
+        else:
+            self._drop_lane(visit)
+            visit.outcome = _OUTCOMES.get(octets[0], Outcome.ORIGIN_FAILED)
+            self._next_client(visit)
+
+    def _lane_died(self, visit: _Visit) -> None:
+        """The lane is at fault, not yet its client: another lane of his first."""
+        self._drop_lane(visit)
+        session = visit.session
+        if session is not None and visit.lanes_tried < _LANES_AT_MOST and not session.lanes.closed:
+            self._take_lane(visit, session)
+        else:
+            visit.outcome = Outcome.NO_CLIENT
+            self._next_client(visit)
+
+    def _join(self, visit: _Visit, lane: Lane, to_visitor: bytes) -> None:
+        session = visit.session
+        assert session is not None
+        del self._waiting[visit]
+        visit.lane = None
+        audience = session.joined
+        pair: list[Joined] = []
+
+        def ended(_: Ended) -> None:
+            audience.difference_update(pair)
+
+        joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.rest)
+        if visit.examined is not None:
+            visit.examined.joined = joined
+        if joined in self._relay.joined:
+            pair.append(joined)
+            audience.add(joined)
+
+    def _visitor_ready(self, visit: _Visit, events: int) -> None:
+        """While he waits, all that matters of a visitor is whether he was reset; his end of stream is read
+        after the join.
+        """
+        if events & FAILED and visit in self._waiting:
+            self._cancel(visit)
+
+    def _look(self) -> None:
+        """The sweep: who has waited too long, and whose lane takes nothing."""
+        now = self._clock.seconds()
+        for visit in list(self._waiting):
+            if visit not in self._waiting:
+                continue
+            waited = now - visit.since
+            if visit.parked:
+                if waited >= _PARK_SECONDS:
+                    self._unpark(visit)
+                    self._refuse(visit, Outcome.NO_CLIENT)
+            elif waited >= _LAST_TRY_SECONDS or (waited >= _TRY_SECONDS and self._others_left(visit)):
+                visit.outcome = Outcome.NO_CLIENT if visit.lane is None else Outcome.ORIGIN_SILENT
+                self._drop_lane(visit)
+                self._next_client(visit)
+            elif visit.lane is not None and not visit.checked and waited >= _UNACKNOWLEDGED_SECONDS:
+                visit.checked = True
+                if _unacknowledged(visit.lane.wire):
+                    self._lane_died(visit)
+        if self._waiting:
+            self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
+
+    def _others_left(self, visit: _Visit) -> bool:
+        return len(visit.tried) < _CLIENTS_AT_MOST and self._routes.has_other(
+            visit.host, http=visit.head is not None, excluding=visit.tried
+        )
+
+    def _refuse(self, visit: _Visit, outcome: Outcome) -> None:
+        if visit.head is not None:
+            self._part(visit, refusal.http(outcome.value, method=visit.head.method))
+        elif outcome is Outcome.NEVER_KNOWN:
+            self._part(visit, refusal.alert(UNRECOGNIZED_NAME))
+        else:
+            self._part(visit, refusal.alert(_INTERNAL_ERROR))
+
+    def _part(self, visit: _Visit, octets: bytes) -> None:
+        self._waiting.pop(visit, None)
+        self._parting.part(visit.sock, octets)
+
+    def _cancel(self, visit: _Visit) -> None:
+        self._waiting.pop(visit, None)
+        if visit.parked:
+            self._unpark(visit)
+        self._drop_lane(visit)
+        self._close(visit.sock)
+
+    def _drop_lane(self, visit: _Visit) -> None:
+        """Give up the lane, or the wait for one. A reset, so that the client stops at once what it began."""
+        if visit.give_up is not None:
+            visit.give_up()
+            visit.give_up = None
+        if visit.lane is not None:
+            reset_on_close(visit.lane.wire)
+            self._close(visit.lane.wire)
+            visit.lane = None
+        visit.unsent = b""
+
+    def _close(self, wire: Wire) -> None:
+        self._readiness.forget(wire)
+        wire.close()
+
+
+
+def _unacknowledged(wire: Wire) -> bool:
+    """Whether the peer's kernel has not yet taken all that was sent (SIOCOUTQ, tcp(7))."""
+    (octets,) = struct.unpack("i", fcntl.ioctl(wire.fileno(), termios.TIOCOUTQ, b"\0" * 4))
+    return bool(octets)
