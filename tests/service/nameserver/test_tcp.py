@@ -39,7 +39,6 @@ from tests.service.nameserver.demo import (
     unframed,
 )
 
-
 reactor: Any = _reactor
 
 
