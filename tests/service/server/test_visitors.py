@@ -1,0 +1,361 @@
+"""A visitor's way: from client to client until one says joined, and what he is told where none does."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import cast
+
+import pytest
+
+from appliance.ingress.clienthello import ClientHello
+from appliance.ingress.httphead import HeadReader
+from appliance.service.readiness import Readiness
+from appliance.service.relay import Joined, Relay
+from appliance.service.server.lanes import Lanes, SessionLanes
+from appliance.service.server.links import Session
+from appliance.service.server.parting import Parting
+from appliance.service.server.visitors import Visitors
+from appliance.tunnel.lane import SealedHeader, Status, lane_keys, read_preface, write_preface
+from appliance.tunnel.proxyheader import Kind, ProxyHeader, read_proxy_header
+from appliance.tunnel.routes import Routes
+from appliance.tunnel.session import Offer
+from tests.service.turning import Turning, tcp_pair, turning
+
+NAME = "www.example.com"
+TLS_ONLY = Offer(True, "redirect")
+HELLO = b"a ClientHello"
+REST = b"early data"
+UNRECOGNIZED_NAME = bytes.fromhex("15030300020270")
+INTERNAL_ERROR = bytes.fromhex("15030300020250")
+
+
+@dataclass(eq=False)
+class LinkedClient:
+    """A client as the server sees it (``lanes`` and ``joined`` of a session), and as it is itself."""
+
+    number: int
+    lanes: SessionLanes
+    joined: set[Joined] = field(default_factory=set)
+
+    @property
+    def session_id(self) -> bytes:
+        return b"session%d" % self.number
+
+
+class OneLane:
+    """A lane, from the client's end."""
+
+    def __init__(self, sock: socket.socket, preface: bytes, client: LinkedClient) -> None:
+        self.sock = sock
+        self._sealed = SealedHeader(client.lanes.keys, read_preface(preface))
+        self.header: ProxyHeader | None = None
+        self.got = b""
+        self.ended = False
+
+    def read(self) -> bool:
+        try:
+            octets = self.sock.recv(65536)
+        except BlockingIOError:
+            return self.header is not None
+        except ConnectionResetError:
+            octets = b""
+        if not octets:
+            self.ended = True
+        elif self.header is None:
+            opened = self._sealed.feed(octets)
+            if opened is not None:
+                self.header = read_proxy_header(opened[0])
+                self.got = opened[1]
+        else:
+            self.got += octets
+        return self.header is not None
+
+
+class Ground:
+    """A server's visitors, with as many clients of the name as a test wants."""
+
+    def __init__(self, reactor: Turning, readiness: Readiness) -> None:
+        self.reactor = reactor
+        self.readiness = readiness
+        self.known: set[str] = set()
+        self.routes: Routes[LinkedClient] = Routes()
+        self.relay = Relay(readiness)
+        self.parting = Parting(readiness, reactor)
+        self.clients: dict[bytes, LinkedClient] = {}
+        self.doors = Lanes(readiness, reactor, self.clients)
+        self.visitors = Visitors(
+            readiness,
+            reactor,
+            self.relay,
+            self.parting,
+            routes=cast("Routes[Session]", self.routes),
+            known=self.known.__contains__,
+            https_port=8443,
+            unique_id=lambda: b"unique",
+        )
+        self._counter = 0
+        self._open: list[socket.socket] = []
+
+    def client(self, offer: Offer = TLS_ONLY, *, lanes: int = 1) -> LinkedClient:
+        number = len(self.clients)
+        keys = lane_keys(os.urandom(64))
+        made = LinkedClient(number, SessionLanes(keys, self.readiness, self.reactor, lambda *asked: None))
+        self.clients[made.session_id] = made
+        self.own = [self.lane(made) for _ in range(lanes)]
+        self.routes.add(NAME, made, offer)
+        return made
+
+    def lane(self, client: LinkedClient) -> OneLane:
+        self._counter += 1
+        near, far = tcp_pair()
+        self._open.append(near)
+        self.readiness.register(far, lambda events: None)
+        preface = write_preface(client.lanes.keys, client.session_id, self._counter)
+        self.doors.plain_arrived(far, preface, b"")
+        return OneLane(near, preface, client)
+
+    def visit(self, host: str = NAME) -> socket.socket:
+        near, far = tcp_pair()
+        self._open.append(near)
+        self.readiness.register(far, lambda events: None)
+        hello = ClientHello(host, (b"h2", b"http/1.1"), True, octets=HELLO, rest=REST)
+        self.visitors.tls_arrived(far, host, hello)
+        return near
+
+    def ask(self, request: bytes) -> socket.socket:
+        near, far = tcp_pair()
+        self._open.append(near)
+        self.readiness.register(far, lambda events: None)
+        head = HeadReader().feed(request)
+        assert head is not None
+        self.visitors.http_arrived(far, head, request)
+        return near
+
+    def told(self, visitor: socket.socket) -> bytes:
+        got = bytearray()
+
+        def ended() -> bool:
+            try:
+                octets = visitor.recv(65536)
+            except BlockingIOError:
+                return False
+            got.extend(octets)
+            return not octets
+
+        self.reactor.until(ended)
+        return bytes(got)
+
+    def receive(self, sock: socket.socket, count: int) -> bytes:
+        got = bytearray()
+
+        def enough() -> bool:
+            try:
+                got.extend(sock.recv(65536))
+            except BlockingIOError:
+                return False
+            return len(got) >= count
+
+        self.reactor.until(enough)
+        return bytes(got)
+
+    def close(self) -> None:
+        for sock in self._open:
+            sock.close()
+        self.visitors.stop()
+        for client in self.clients.values():
+            client.lanes.close()
+        self.doors.stop()
+        self.relay.stop()
+        self.parting.stop()
+
+
+@pytest.fixture
+def ground() -> Iterator[Ground]:
+    with turning() as (reactor, readiness):
+        made = Ground(reactor, readiness)
+        yield made
+        made.close()
+
+
+def test_joined_and_the_rest_only_then(ground: Ground) -> None:
+    client = ground.client()
+    (lane,) = ground.own
+    visitor = ground.visit()
+    ground.reactor.until(lane.read)
+    header = lane.header
+    assert header is not None
+    assert (header.authority, header.alpn) == (NAME, b"h2")
+    assert (header.unique_id, header.kind) == (b"unique", Kind.TLS)
+    assert header.source == visitor.getsockname()
+    assert header.destination == visitor.getpeername()
+    for _ in range(5):
+        ground.reactor.turn()
+        lane.read()
+    assert lane.got == HELLO  # early data may not be repeated, so it waits
+    lane.sock.send(bytes([Status.JOINED]) + b"ServerHello")
+    assert ground.receive(visitor, 11) == b"ServerHello"
+    ground.reactor.until(lambda: lane.read() and lane.got == HELLO + REST)
+    assert len(client.joined) == 1
+    visitor.close()
+    lane.sock.close()
+    ground.reactor.until(lambda: not client.joined)
+
+
+@pytest.mark.parametrize("status", [each for each in Status if each is not Status.JOINED] + [99])
+def test_a_refusal_sends_him_to_the_next_client(ground: Ground, status: int) -> None:
+    lanes = {}
+    for _ in range(2):
+        client = ground.client()
+        lanes[client.number] = ground.own[0]
+    visitor = ground.visit()
+    ground.reactor.until(lanes[0].read)
+    lanes[0].sock.send(bytes([status]))
+    ground.reactor.until(lanes[1].read)
+    assert lanes[1].got == HELLO
+    lanes[1].sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: lanes[1].read() and lanes[1].got == HELLO + REST)
+    assert visitor.fileno() >= 0
+    ground.reactor.until(lambda: lanes[0].read() and lanes[0].ended)
+
+
+def test_a_slow_client_loses_him_after_a_second_if_another_is_left(ground: Ground) -> None:
+    ground.client()
+    (slow,) = ground.own
+    ground.client()
+    (quick,) = ground.own
+    ground.visit()
+    ground.reactor.until(slow.read)
+    ground.reactor.advance(0.9)
+    quick.read()
+    assert quick.header is None
+    ground.reactor.advance(0.2)
+    ground.reactor.until(quick.read)
+    for _ in range(60):
+        ground.reactor.advance(0.1)
+    quick.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: quick.read() and quick.got == HELLO + REST)
+
+
+def test_the_last_client_has_ten_seconds(ground: Ground) -> None:
+    ground.client()
+    (lane,) = ground.own
+    visitor = ground.visit()
+    ground.reactor.until(lane.read)
+    for _ in range(98):
+        ground.reactor.advance(0.1)
+    with pytest.raises(BlockingIOError):
+        visitor.recv(1)
+    for _ in range(4):
+        ground.reactor.advance(0.1)
+    assert ground.told(visitor) == INTERNAL_ERROR
+
+
+def test_three_clients_and_no_more(ground: Ground) -> None:
+    lanes = []
+    for _ in range(4):
+        ground.client()
+        lanes += ground.own
+    visitor = ground.visit()
+    for lane in lanes[:3]:
+        ground.reactor.until(lane.read)
+        lane.sock.send(bytes([Status.ORIGIN_REFUSED]))
+    assert ground.told(visitor) == INTERNAL_ERROR
+    lanes[3].read()
+    assert lanes[3].header is None
+
+
+def test_a_dead_lane_costs_another_lane_not_another_client(ground: Ground) -> None:
+    """The lane's end comes in answer to the visitor: a NAT, say, that forgot it."""
+    client = ground.client(lanes=2)
+    first, second = ground.own
+    ground.visit()
+    ground.reactor.until(second.read)  # the newest is taken first
+    second.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    second.sock.close()
+    ground.reactor.until(first.read)
+    first.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: client.joined)
+
+
+def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
+    client = ground.client(lanes=0)
+    ground.visit()
+    for _ in range(5):
+        ground.reactor.advance(0.1)
+    lane = ground.lane(client)
+    ground.reactor.until(lane.read)
+    assert lane.got == HELLO
+
+
+def test_a_session_that_ends_sends_him_on_at_once(ground: Ground) -> None:
+    first = ground.client(lanes=0)
+    ground.client()
+    (lane,) = ground.own
+    ground.visit()
+    ground.routes.remove_session(first)
+    first.lanes.close()
+    ground.visitors.session_ended(cast(Session, first))
+    ground.reactor.until(lane.read)
+
+
+def test_never_known(ground: Ground) -> None:
+    assert ground.told(ground.visit("never.example.com")) == UNRECOGNIZED_NAME
+
+
+def test_known_and_parked(ground: Ground) -> None:
+    ground.known.add(NAME)
+    visitor = ground.visit()
+    ground.reactor.advance(3)
+    client = ground.client()
+    ground.visitors.name_served(NAME)
+    (lane,) = ground.own
+    ground.reactor.until(lane.read)
+    lane.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: client.joined)
+    assert visitor.fileno() >= 0
+
+
+def test_known_and_parked_in_vain(ground: Ground) -> None:
+    ground.known.add(NAME)
+    visitor = ground.visit()
+    for _ in range(52):
+        ground.reactor.advance(0.1)
+    assert ground.told(visitor) == INTERNAL_ERROR
+
+
+def test_a_visitor_who_is_reset_frees_his_lane(ground: Ground) -> None:
+    ground.client()
+    (lane,) = ground.own
+    visitor = ground.visit()
+    ground.reactor.until(lane.read)
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    visitor.close()
+    ground.reactor.until(lambda: lane.read() and lane.ended)
+    assert not ground.visitors._waiting
+
+
+GET = b"GET /path?q HTTP/1.1\r\nHost: www.example.com\r\n\r\n"
+
+
+def test_http_is_redirected_where_nobody_serves_it(ground: Ground) -> None:
+    ground.client()
+    answer = ground.told(ground.ask(GET))
+    assert answer.startswith(b"HTTP/1.1 308 ")
+    assert b"Location: https://www.example.com:8443/path?q\r\n" in answer
+
+
+@pytest.mark.parametrize(
+    ("known", "status"), [(False, b"HTTP/1.1 404 "), (True, b"HTTP/1.1 503 ")]
+)
+def test_http_without_a_client(ground: Ground, known: bool, status: bytes) -> None:
+    if known:
+        ground.known.add(NAME)
+    visitor = ground.ask(GET)
+    for _ in range(52):
+        ground.reactor.advance(0.1)
+    answer = ground.told(visitor)
+    assert answer.startswith(status)
+    assert (b"Retry-After" in answer) == known
