@@ -87,7 +87,6 @@ def read_origin(text: str, base: Path) -> Origin:
 def with_port(text: str, port: int) -> str:
     """`text` with the port that is meant where none is written; what is no address comes back as it is."""
     try:
-        host, written = split_host_port(text)
+        return str(read_listen(text, port))
     except BadValue:
         return text
-    return str(Listen(host, port)) if written is None and host else text

@@ -9,7 +9,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import attrs
 import cattrs
@@ -127,7 +127,15 @@ def converter() -> cattrs.Converter:
     for kind, words in ((bool, "true or false"), (int, "a whole number"), (str, "a string")):
         made.register_structure_hook(kind, _exactly(kind, words))
     made.register_structure_hook_func(_is_tuple, lambda value, kind: _each(made, value, kind))
+    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
     return made
+
+
+def _one_of(value: object, kind: Any) -> object:
+    words = get_args(kind)
+    if value not in words:
+        raise BadValue(f"must be {' or '.join(map(_shown, words))}, not {_shown(value)}")
+    return value
 
 
 def _is_tuple(kind: Any) -> bool:

@@ -80,3 +80,4 @@ def test_with_port() -> None:
     assert with_port("::1", 53) == "[::1]:53"
     assert with_port("1.2.3.4:5", 53) == "1.2.3.4:5"
     assert with_port("1.2.3.4:x", 53) == "1.2.3.4:x"
+    assert with_port("somewhere", 53) == "somewhere"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import attrs
 import pytest
@@ -13,6 +14,7 @@ class Inner:
     port: int = 1
     flag: bool = False
     hosts: tuple[str, ...] = ()
+    mood: Literal["good", "bad"] = "good"
 
 
 @attrs.frozen
@@ -38,8 +40,8 @@ def test_values() -> None:
 
 
 def test_a_whole_file(tmp_path: Path) -> None:
-    file = written(tmp_path, 'text = "x"\n[inner]\nport = 5\nflag = true\nhosts = ["a", "b"]\n')
-    assert file.structure(converter(), Outer) == Outer("x", Inner(5, True, ("a", "b")))
+    file = written(tmp_path, 'text = "x"\n[inner]\nport = 5\nflag = true\nmood = "bad"\nhosts = ["a", "b"]\n')
+    assert file.structure(converter(), Outer) == Outer("x", Inner(5, True, ("a", "b"), "bad"))
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_a_whole_file(tmp_path: Path) -> None:
         ("[inner]\nport = true\n", ["a.toml:2: inner.port: must be a whole number, not true"]),
         ("[inner]\nflag = 1\n", ["a.toml:2: inner.flag: must be true or false, not 1"]),
         ("text = 5\n", ["a.toml:1: text: must be a string, not 5"]),
+        ('[inner]\nmood = "x"\n', ['a.toml:2: inner.mood: must be "good" or "bad", not "x"']),
         ('[inner]\nhosts = "a"\n', ['a.toml:2: inner.hosts: must be a list: write ["a"]']),
         ('[inner]\nhosts = ["a", 5]\n', ["a.toml:2: inner.hosts: must be a string, not 5"]),
         ('[inner]\nhosts = ["a", "a"]\n', ["a.toml:2: inner.hosts: names the same thing twice"]),

@@ -1,0 +1,488 @@
+"""The settings of the appliance and of a client: what there is, what each means, what each is when not said.
+
+Hides where a value came from: file, option, or derived from the zones and the machine's addresses. Every
+service gets one small frozen value; nobody else reads TOML. How TOML becomes values is settingsfile.py's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import attrs
+import cattrs
+
+from appliance.addresses import (
+    Listen,
+    Origin,
+    read_listen,
+    read_origin,
+    read_public,
+    split_host_port,
+    with_port,
+)
+from appliance.derived import (
+    Zones,
+    addresses_from_glue,
+    everywhere,
+    expanded,
+    server_id,
+    why_no_address,
+)
+from appliance.service.ports import local_addresses
+from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
+from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.invitation import Enrolment, InvitationRefused, read_enrolment
+from appliance.tunnel.names import BadHostName, normal
+
+__all__ = [
+    "ApplianceSettings", "ClientSettings", "Listen", "NameSettings", "NameserverSettings", "Origin",
+    "ServerSettings", "SettingsRefused", "read_appliance", "read_client",
+]  # fmt: skip
+
+DNS_PORT = 53
+TLS_PORT = 443
+HTTP_PORT = 80
+DEFAULT_APPLIANCE_FILE = Path("appliance.toml")
+DEFAULT_CLIENT_FILE = Path("client.toml")
+MAX_SERIAL_INDEX = 7
+"""The low three bits of a serial are the nameserver's index."""
+CERTIFICATE_DAYS_DEFAULT = 365
+
+T = TypeVar("T")
+
+_PARTS = ("nameserver", "server")
+"""The tables that are structured by themselves, so that an error in one hides none in the other."""
+_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+APPLIANCE_OPTIONS = {
+    "state": "--state",
+    "nameserver.zones": "--zones",
+    "nameserver.listen": "--dns",
+    "server.addresses": "--public",
+    "server.tls": "--tls",
+    "server.http": "--http",
+}
+"""How the settings that one types by hand are spelt on the command line of twistd tunnel-appliance."""
+
+CLIENT_OPTIONS = {
+    "invitation": "--invitation",
+    "state": "--state",
+    "resolver": "--resolver",
+    "tls_origin": "--tls-origin",
+    "http_origin": "--http-origin",
+    "http": "--http",
+    "proxy_protocol": "--proxy-protocol",
+}
+"""The same for twistd tunnel-client."""
+
+
+def _doc(doc: str, shown: str, **more: Any) -> Any:
+    """A field with its sentence and its default in words, for the settings reference."""
+    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
+
+
+@attrs.frozen
+class NameserverSettings:
+    """`[nameserver]`: authoritative DNS for the files in `zones`, and the live records over them."""
+
+    zones: Path = _doc("The directory of zone files, `*.zone`.", '`"zones"`', default=Path("zones"))
+    listen: tuple[Listen, ...] = _doc(
+        "Addresses that DNS listens on, UDP and TCP. Without a port: 53. `0.0.0.0` and `::` stand for each"
+        " non-loopback address of the machine: an answer has to leave from where it was asked.",
+        "each non-loopback address, port 53",
+        default=(),
+    )
+    index: int = _doc(
+        "0 to 7, unique among the nameservers of a zone: the low three bits of every serial.",
+        "`0`",
+        default=0,
+    )
+    servers: tuple[ServerAddress, ...] = _doc(
+        "Addresses of further tunnel servers to watch and to publish. Without a port: 443.",
+        "none",
+        default=(),
+    )
+    discovery: str | None = _doc(
+        "The name whose TXT records list every tunnel server.", "each zone's apex", default=None
+    )
+    private_addresses: bool = _doc(
+        "Whether tunnel servers at addresses that are not globally routable are published.",
+        "`false`",
+        default=False,
+    )
+
+
+@attrs.frozen
+class ServerSettings:
+    """`[server]`: the tunnel server, which takes visitors and hands them to tunnel clients."""
+
+    id: str = _doc("This server's name among the servers.", "the enrolment's, or the host name", default="")
+    addresses: tuple[ServerAddress, ...] = _doc(
+        "Public addresses that visitors and clients reach this server at; behind a NAT they differ from those"
+        " listened on. Without a port: the first one of `tls`.",
+        "the enrolment's, or the glue of the zones' NS records that is an address of this machine",
+        default=(),
+    )
+    tls: tuple[Listen, ...] = _doc(
+        "Addresses for TLS visitors, links, lanes and watches. Without a port: 443.",
+        "every address, port 443",
+        default=(),
+    )
+    http: tuple[Listen, ...] = _doc(
+        "Addresses for plain HTTP visitors. Without a port: 80.", "every address, port 80", default=()
+    )
+    enrolment: Path | None = _doc(
+        "The file that `tunnel-appliance enroll` wrote at the appliance that holds the CA. Without it this"
+        " appliance has a CA of its own.",
+        "none",
+        default=None,
+    )
+    default_name: str | None = _doc(
+        "The name that a TLS visitor without SNI is taken to want.", "none: he is refused", default=None
+    )
+    https_port: int = _doc(
+        "The port that a visitor of plain HTTP is redirected to.",
+        "the port of the first public address",
+        default=0,
+    )
+
+
+@attrs.frozen
+class ApplianceSettings:
+    """The appliance: the parts whose tables the file holds; without either table, both."""
+
+    state: Path = _doc(
+        "The directory of keys, certificates, the database and the control socket.",
+        '`"state"`',
+        default=Path("state"),
+    )
+    days: int = _doc(
+        "Lifetime in days of the certificates that invitations and enrolments carry.",
+        "`365`",
+        default=CERTIFICATE_DAYS_DEFAULT,
+    )
+    nameserver: NameserverSettings | None = None
+    server: ServerSettings | None = None
+
+
+@attrs.frozen
+class NameSettings:
+    """How one name is served; what is not said here is as at the top of the file."""
+
+    tls_origin: Origin | None = _doc("Where TLS visitors are joined to.", "none", default=None)
+    http_origin: Origin | None = _doc("Where plain HTTP visitors are joined to.", "none", default=None)
+    http: Literal["redirect", "serve"] = _doc(
+        "What port 80 does: redirect to https, or serve from `http_origin`.",
+        '`"serve"` with an `http_origin`, else `"redirect"`',
+        default="redirect",
+    )
+    proxy_protocol: bool = _doc(
+        "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
+        "`false`",
+        default=False,
+    )
+
+
+@attrs.frozen
+class ClientSettings:
+    """The tunnel client. The invitation is a file of its own, so that a new one overwrites nothing."""
+
+    invitation: Path = _doc("The file that `tunnel-appliance invite` wrote.", "none: it must be given")
+    state: Path = _doc(
+        "The directory of this client's instance id.", '`"client-state"`', default=Path("client-state")
+    )
+    resolver: Listen | None = _doc(
+        "The resolver that is asked for the servers. Without a port: 53.", "the system's", default=None
+    )
+    tls_origin: Origin | None = _doc(
+        'Where TLS visitors are joined to: `"host:port"` or `"unix:/path"`.', "none", default=None
+    )
+    http_origin: Origin | None = _doc(
+        'Where plain HTTP visitors are joined to: `"host:port"` or `"unix:/path"`.', "none", default=None
+    )
+    http: Literal["redirect", "serve"] = _doc(
+        "What port 80 does: redirect to https, or serve from `http_origin`.",
+        '`"serve"` with an `http_origin`, else `"redirect"`',
+        default="redirect",
+    )
+    proxy_protocol: bool = _doc(
+        "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
+        "`false`",
+        default=False,
+    )
+    names: Mapping[str, NameSettings] = attrs.field(factory=dict)
+
+    def for_name(self, name: str) -> NameSettings:
+        """How `name` is served: its own table, or what the top of the file says."""
+        if name in self.names:
+            return self.names[name]
+        return NameSettings(self.tls_origin, self.http_origin, self.http, self.proxy_protocol)
+
+
+def read_appliance(
+    path: Path | None,
+    overrides: Mapping[str, object],
+    *,
+    local_addresses: Callable[[], Sequence[str]] = local_addresses,
+    host_name: Callable[[], str] = socket.gethostname,
+) -> ApplianceSettings:
+    """The appliance's settings from a file (None: `./appliance.toml` if there is one) and overrides.
+
+    `overrides` maps the dotted keys of APPLIANCE_OPTIONS to values as they would stand in the file; None
+    means not given. Raises SettingsRefused with every error.
+    """
+    file = _open(path, DEFAULT_APPLIANCE_FILE)
+    parts = [part for part in _PARTS if file.given(part)]
+    if not parts:
+        parts = list(_PARTS)
+        file.tables |= {part: {} for part in parts}
+    file.lay(overrides, APPLIANCE_OPTIONS)
+    for key, port in (
+        (("nameserver", "listen"), DNS_PORT),
+        (("nameserver", "servers"), TLS_PORT),
+        (("server", "tls"), TLS_PORT),
+        (("server", "http"), HTTP_PORT),
+    ):
+        _default_ports(file, key, port)
+    _default_ports(file, ("server", "addresses"), _first_port(file))
+    made = _converter(file)
+    errors = [
+        file.error((*key.split("."),), f"{file.filename} has no [{part}]")
+        for part in _PARTS
+        for key in APPLIANCE_OPTIONS
+        if part not in parts and key.startswith(f"{part}.") and file.given(*key.split("."))
+    ]
+    settings = _structured(file, made, ApplianceSettings, (), errors) or ApplianceSettings()
+    settings = attrs.evolve(settings, state=file.path("state") / settings.state)
+    if settings.days < 1:
+        errors.append(file.error(("days",), "must be at least 1"))
+    zones: Zones = {}
+    nameserver = _structured(file, made, NameserverSettings, ("nameserver",), errors)
+    if nameserver is not None:
+        nameserver, zones = _nameserver(file, nameserver, local_addresses(), errors)
+    server = _structured(file, made, ServerSettings, ("server",), errors)
+    if server is not None:
+        server = _server(file, server, zones, local_addresses(), host_name, errors)
+    if errors:
+        raise SettingsRefused(errors)
+    return attrs.evolve(settings, nameserver=nameserver, server=server)
+
+
+def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSettings:
+    """A client's settings from a file (None: `./client.toml` if there is one) and overrides.
+
+    `overrides` maps the dotted keys of CLIENT_OPTIONS to values. Raises SettingsRefused with every error.
+    """
+    file = _open(path, DEFAULT_CLIENT_FILE)
+    file.lay(overrides, CLIENT_OPTIONS)
+    errors: list[str] = []
+    if not file.given("invitation"):
+        errors.append("no invitation: give --invitation FILE, which `tunnel-appliance invite NAME` wrote")
+        file.tables["invitation"] = "/dev/null"
+    _default_ports(file, ("resolver",), DNS_PORT)
+    _inherit(file)
+    settings = _structured(file, _converter(file), ClientSettings, (), errors)
+    if settings is None:
+        raise SettingsRefused(errors)
+    settings = attrs.evolve(
+        settings,
+        invitation=file.path("invitation") / settings.invitation,
+        state=file.path("state") / settings.state,
+        names={_name(file, ("names", name), name, errors): own for name, own in settings.names.items()},
+    )
+    if not settings.invitation.exists():
+        errors.append(file.error(("invitation",), f"{settings.invitation} does not exist"))
+    for key, name in _served(settings):
+        if name.tls_origin is None and name.http_origin is None:
+            errors.append(
+                file.error(key, "no origin: give --tls-origin or --http-origin, HOST:PORT or unix:/PATH")
+            )
+        elif name.http == "serve" and name.http_origin is None:
+            errors.append(file.error((*key, "http"), '"serve" needs an http_origin'))
+    if errors:
+        raise SettingsRefused(errors)
+    return settings
+
+
+# Reading
+
+
+def _open(path: Path | None, default: Path) -> SettingsFile:
+    if path is None and default.exists():
+        path = default
+    return SettingsFile(path)
+
+
+def _structured(
+    file: SettingsFile, made: cattrs.Converter, cls: type[T], at: tuple[str, ...], errors: list[str]
+) -> T | None:
+    """The table at `at` as a `cls`; None when there is none, or when `errors` now says what is wrong."""
+    if at and not file.given(*at):
+        return None
+    try:
+        return file.structure(made, cls, at, without=() if at else _PARTS)
+    except SettingsRefused as error:
+        errors += error.errors
+        return None
+
+
+def _converter(file: SettingsFile) -> cattrs.Converter:
+    made = converter()
+    made.register_structure_hook(Path, lambda value, _: Path(_string(value)))
+    made.register_structure_hook(Listen, lambda value, _: read_listen(_string(value)))
+    made.register_structure_hook(Origin, lambda value, _: read_origin(_string(value), file.base))
+    made.register_structure_hook(ServerAddress, lambda value, _: read_public(_string(value), TLS_PORT))
+    return made
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise BadValue(f"must be a string, not {value}")
+    if not value:
+        raise BadValue("must not be empty")
+    return value
+
+
+def _default_ports(file: SettingsFile, key: tuple[str, ...], port: int) -> None:
+    """Write the port that is meant behind every address that has none, before the types are looked at."""
+    value = file.value(*key)
+    table = file.value(*key[:-1])
+    if isinstance(value, str):
+        table[key[-1]] = with_port(value, port)
+    elif isinstance(value, list | tuple):
+        table[key[-1]] = [with_port(item, port) if isinstance(item, str) else item for item in value]
+
+
+def _first_port(file: SettingsFile) -> int:
+    """The port of the first of `server.tls`."""
+    tls = file.value("server", "tls")
+    with contextlib.suppress(BadValue, TypeError, IndexError):
+        return split_host_port(tls[0])[1] or TLS_PORT
+    return TLS_PORT
+
+
+def _nameserver(
+    file: SettingsFile, settings: NameserverSettings, local: Sequence[str], errors: list[str]
+) -> tuple[NameserverSettings, Zones]:
+    """The settings with what they leave unsaid, and the zones."""
+    directory = file.path("nameserver", "zones") / settings.zones
+    zones: Zones = {}
+    if not any(directory.glob("*.zone")):
+        what = f"{directory} holds no *.zone file; `tunnel-appliance init ZONE ADDRESS` writes one"
+        errors.append(file.error(("nameserver", "zones"), what))
+    else:
+        from appliance.service.nameserver.zonefiles import ZonesRefused, read_zones  # no client needs it
+
+        try:
+            zones = read_zones(directory)
+        except ZonesRefused as refused:
+            errors += refused.errors
+    listen = expanded(settings.listen or (Listen("0.0.0.0", DNS_PORT), Listen("::", DNS_PORT)), local)
+    if not listen:
+        what = "this machine has no address but loopback; say which one with --dns ADDRESS:PORT"
+        errors.append(file.error(("nameserver", "listen"), what))
+    if not 0 <= settings.index <= MAX_SERIAL_INDEX:
+        errors.append(file.error(("nameserver", "index"), f"must be 0 to {MAX_SERIAL_INDEX}"))
+    discovery = settings.discovery
+    if discovery is not None:
+        discovery = _name(file, ("nameserver", "discovery"), discovery, errors)
+    return attrs.evolve(settings, zones=directory, listen=listen, discovery=discovery), zones
+
+
+def _server(
+    file: SettingsFile,
+    settings: ServerSettings,
+    zones: Zones,
+    local: Sequence[str],
+    host_name: Callable[[], str],
+    errors: list[str],
+) -> ServerSettings:
+    """The settings with what they leave unsaid."""
+    path = settings.enrolment and file.path("server", "enrolment") / settings.enrolment
+    enrolment = path and _enrolment(file, path, errors)
+    identifier, addresses = settings.id or server_id(host_name()), settings.addresses
+    if enrolment:
+        if settings.id not in ("", enrolment.server_id):
+            errors.append(file.error(("server", "id"), f'the enrolment says "{enrolment.server_id}"'))
+        identifier = enrolment.server_id
+        enrolled = [address.host for address in enrolment.addresses]
+        for address in addresses:
+            if address.host not in enrolled:
+                what = f"the enrolment is not for {address.host} but for {', '.join(enrolled)}"
+                errors.append(file.error(("server", "addresses"), what))
+        addresses = addresses or enrolment.addresses
+    elif not addresses and path is None:
+        addresses = addresses_from_glue(zones, local, _first_port(file))
+        if not addresses and not errors:
+            errors.append(file.error(("server", "addresses"), why_no_address(zones, local)))
+    if not _ID.fullmatch(identifier):
+        errors.append(file.error(("server", "id"), "must be 1 to 63 of a-z, 0-9 and inner hyphens"))
+    default_name = settings.default_name
+    if default_name is not None:
+        default_name = _name(file, ("server", "default_name"), default_name, errors)
+    if not 0 <= settings.https_port <= 65535:
+        errors.append(file.error(("server", "https_port"), "must be 1 to 65535"))
+    return attrs.evolve(
+        settings,
+        id=identifier,
+        addresses=addresses,
+        tls=settings.tls or everywhere(TLS_PORT),
+        http=settings.http or everywhere(HTTP_PORT),
+        enrolment=path,
+        default_name=default_name,
+        https_port=settings.https_port or (addresses[0].port if addresses else TLS_PORT),
+    )
+
+
+def _enrolment(file: SettingsFile, path: Path, errors: list[str]) -> Enrolment | None:
+    try:
+        return read_enrolment(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        errors.append(file.error(("server", "enrolment"), f"{path} cannot be read: {error.strerror}"))
+    except (InvitationRefused, UnicodeDecodeError) as error:
+        errors.append(file.error(("server", "enrolment"), f"{path}: {error}"))
+    return None
+
+
+def _name(file: SettingsFile, key: tuple[str, ...], text: str, errors: list[str]) -> str:
+    try:
+        return normal(text)
+    except BadHostName as error:
+        errors.append(file.error(key, str(error)))
+        return text
+
+
+# A client's names
+
+
+_PER_NAME = tuple(field.name for field in attrs.fields(NameSettings))
+
+
+def _inherit(file: SettingsFile) -> None:
+    """Give every name what the top of the file says and it does not, and decide what port 80 does."""
+    top = file.tables
+    names = top.get("names")
+    tables = [top]
+    if isinstance(names, dict):
+        for name in list(names):
+            if isinstance(names[name], dict):
+                inherited = {key: top[key] for key in _PER_NAME if key in top}
+                names[name] = inherited | names[name]
+                tables.append(names[name])
+    for table in tables:
+        if "http_origin" in table:
+            table.setdefault("http", "serve")
+
+
+def _served(settings: ClientSettings) -> Iterator[tuple[tuple[str, ...], NameSettings]]:
+    """Every way a name may be served, with its place; the top counts where some name may fall back on it."""
+    top = settings.for_name("")
+    if not settings.names or top.tls_origin is not None or top.http_origin is not None:
+        yield (), top
+    for name, own in settings.names.items():
+        yield ("names", name), own

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from appliance.settings import (
+    ApplianceSettings,
+    ClientSettings,
+    Listen,
+    NameSettings,
+    Origin,
+    SettingsRefused,
+    read_appliance,
+    read_client,
+)
+from appliance.tunnel.certificates import issue_server, make_authority
+from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.invitation import Enrolment
+
+ZONE = """\
+$ORIGIN example.org.
+$TTL 300
+@ SOA ns1 hostmaster 1 3600 600 604800 15
+@ NS ns1
+ns1 A 203.0.113.5
+"""
+LOCAL = ("203.0.113.5", "10.0.0.1", "2001:db8::1")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory with a zone, which is the current one."""
+    (tmp_path / "zones").mkdir()
+    (tmp_path / "zones" / "example.org.zone").write_text(ZONE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def appliance(
+    text: str | None = None, local: tuple[str, ...] = LOCAL, **options: object
+) -> ApplianceSettings:
+    path = None
+    if text is not None:
+        path = Path("a.toml")
+        path.write_text(text)
+    overrides = {key.replace("__", "."): value for key, value in options.items()}
+    return read_appliance(path, overrides, local_addresses=lambda: local, host_name=lambda: "box.example.org")
+
+
+def refused(text: str | None = None, local: tuple[str, ...] = LOCAL, **options: object) -> list[str]:
+    with pytest.raises(SettingsRefused) as refusal:
+        appliance(text, local, **options)
+    return refusal.value.errors
+
+
+def test_no_settings_at_all(here: Path) -> None:
+    settings = appliance()
+    assert settings.state == here / "state"
+    assert settings.days == 365
+    assert settings.nameserver is not None
+    assert settings.nameserver.zones == here / "zones"
+    assert settings.nameserver.listen == tuple(
+        Listen(host, 53) for host in ("203.0.113.5", "10.0.0.1", "2001:db8::1")
+    )
+    assert settings.nameserver.discovery is None
+    assert settings.server is not None
+    assert settings.server.id == "box"
+    assert settings.server.addresses == (ServerAddress("203.0.113.5", 443),)
+    assert settings.server.tls[0] == Listen("0.0.0.0", 443)
+    assert settings.server.http[0] == Listen("0.0.0.0", 80)
+    assert settings.server.https_port == 443
+
+
+def test_the_file_beside_is_found(here: Path) -> None:
+    (here / "appliance.toml").write_text('state = "elsewhere"\n')
+    assert appliance().state == here / "elsewhere"
+
+
+def test_public_option_is_enough() -> None:
+    settings = appliance(local=("10.0.0.1",), server__addresses=["198.51.100.7"])
+    assert settings.server is not None
+    assert settings.nameserver is not None
+    assert settings.server.addresses == (ServerAddress("198.51.100.7", 443),)
+
+
+def test_without_a_public_address() -> None:
+    (error,) = refused(local=("10.0.0.1",))
+    assert "no public address" in error
+    assert "ns1.example.org 203.0.113.5" in error
+    assert "10.0.0.1" in error
+    assert "--public ADDRESS" in error
+
+
+def test_only_loopback() -> None:
+    errors = refused(local=())
+    assert any("no address but loopback" in error for error in errors)
+
+
+def test_only_one_part() -> None:
+    assert appliance("[nameserver]\n").server is None
+    settings = appliance('[server]\naddresses = ["203.0.113.9"]\n')
+    assert settings.nameserver is None
+    (error,) = refused('[server]\naddresses = ["203.0.113.9"]\n', nameserver__listen=["127.0.0.1:5354"])
+    assert error == "--dns: a.toml has no [nameserver]"
+
+
+def test_ports_that_are_not_said() -> None:
+    settings = appliance(
+        '[nameserver]\nlisten = ["127.0.0.1", "[::1]:54", "0.0.0.0:55"]\nservers = ["203.0.113.6"]\n'
+        '[server]\ntls = ["127.0.0.1:8443"]\nhttp = ["127.0.0.1"]\naddresses = ["127.0.0.1", "::1"]\n'
+    )
+    assert settings.nameserver is not None
+    assert settings.server is not None
+    assert [str(listen) for listen in settings.nameserver.listen] == [
+        "127.0.0.1:53",
+        "[::1]:54",
+        "203.0.113.5:55",
+        "10.0.0.1:55",
+    ]
+    assert settings.nameserver.servers == (ServerAddress("203.0.113.6", 443),)
+    assert settings.server.addresses == (ServerAddress("127.0.0.1", 8443), ServerAddress("::1", 8443))
+    assert settings.server.https_port == 8443
+    assert settings.server.http == (Listen("127.0.0.1", 80),)
+
+
+def test_options_win(here: Path) -> None:
+    settings = appliance(
+        'state = "a"\n[nameserver]\nlisten = ["127.0.0.1:1"]\n[server]\n',
+        state="b",
+        nameserver__listen=["127.0.0.1:2"],
+        server__tls=["127.0.0.1:3"],
+    )
+    assert settings.state == here / "b"
+    assert settings.nameserver is not None
+    assert settings.nameserver.listen == (Listen("127.0.0.1", 2),)
+    assert settings.server is not None
+    assert settings.server.addresses == (ServerAddress("203.0.113.5", 3),)
+
+
+def test_paths_start_from_the_file(here: Path) -> None:
+    sub = here / "etc"
+    (sub / "z").mkdir(parents=True)
+    (sub / "z" / "example.org.zone").write_text(ZONE)
+    (sub / "a.toml").write_text('[nameserver]\nzones = "z"\n')
+    settings = read_appliance(Path("etc/a.toml"), {}, local_addresses=lambda: LOCAL)
+    assert settings.nameserver is not None
+    assert settings.nameserver.zones == sub / "z"
+    assert settings.state == sub / "state"
+
+
+def test_every_error_at_once(here: Path) -> None:
+    (here / "zones" / "bad.zone").write_text("nonsense\n")
+    errors = refused(
+        'stat = "x"\ndays = 0\n[nameserver]\nindex = 8\ndiscovery = "a..b"\n'
+        '[server]\nid = "No"\ntls = ["x:1"]\n'
+    )
+    text = "\n".join(errors)
+    assert "a.toml:1: stat: is not a setting; did you mean state?" in text
+    assert "a.toml:4: nameserver.index: must be 0 to 7" in text
+    assert "a.toml:5: nameserver.discovery: " in text
+    assert 'a.toml:8: server.tls: "x:1" is not an IP address with or without a port' in text
+    assert "bad.zone:" in text
+
+
+def test_an_id_must_be_a_label() -> None:
+    (error,) = refused('[server]\nid = "No"\n[nameserver]\n')
+    assert error.startswith("a.toml:2: server.id: ")
+
+
+def test_no_zone(here: Path) -> None:
+    (here / "zones" / "example.org.zone").unlink()
+    (error,) = refused()
+    assert "holds no *.zone file; `tunnel-appliance init ZONE ADDRESS` writes one" in error
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(SettingsRefused, match=r"absent\.toml: cannot be read"):
+        read_appliance(Path("absent.toml"), {})
+
+
+def enrolment(here: Path) -> Path:
+    wall = datetime.now(UTC)
+    ca = make_authority("a CA", wall)
+    credential = issue_server(
+        ca, server_id="s2", service_name="tunnel-server.internal", addresses=["203.0.113.9"], wall=wall
+    )
+    made = Enrolment(
+        server_id="s2",
+        service_name="tunnel-server.internal",
+        addresses=(ServerAddress("203.0.113.9", 8443),),
+        ca_pem=ca.certificate_pem(),
+        credential_pem=credential.pem(),
+    )
+    path = here / "s2.toml"
+    path.write_text(made.to_toml())
+    return path
+
+
+def test_an_enrolled_server(here: Path) -> None:
+    path = enrolment(here)
+    settings = appliance('[server]\nenrolment = "s2.toml"\n')
+    assert settings.server is not None
+    assert settings.server.enrolment == path
+    assert settings.server.id == "s2"
+    assert settings.server.addresses == (ServerAddress("203.0.113.9", 8443),)
+
+
+def test_an_enrolment_of_another(here: Path) -> None:
+    enrolment(here)
+    errors = refused('[server]\nenrolment = "s2.toml"\nid = "s3"\naddresses = ["203.0.113.8"]\n')
+    assert errors == [
+        'a.toml:3: server.id: the enrolment says "s2"',
+        "a.toml:4: server.addresses: the enrolment is not for 203.0.113.8 but for 203.0.113.9",
+    ]
+
+
+def test_an_enrolment_that_is_none(here: Path) -> None:
+    (here / "s2.toml").write_text("nonsense")
+    (error,) = refused('[server]\nenrolment = "s2.toml"\n')
+    assert error.startswith(f"a.toml:2: server.enrolment: {here / 's2.toml'}: ")
+    (error,) = refused('[server]\nenrolment = "absent"\n')
+    assert error.endswith("cannot be read: No such file or directory")
+
+
+# A client
+
+
+def client(text: str | None = None, **options: object) -> ClientSettings:
+    path = None
+    if text is not None:
+        path = Path("c.toml")
+        path.write_text(text)
+    return read_client(path, options)
+
+
+def client_refused(text: str | None = None, **options: object) -> list[str]:
+    with pytest.raises(SettingsRefused) as refusal:
+        client(text, **options)
+    return refusal.value.errors
+
+
+@pytest.fixture
+def invitation(here: Path) -> str:
+    (here / "i.toml").write_text("")
+    return "i.toml"
+
+
+def test_a_client_asks_for_its_invitation() -> None:
+    (error,) = client_refused(tls_origin="localhost:443")
+    assert error.startswith("no invitation: give --invitation FILE")
+
+
+def test_a_client_by_options(here: Path, invitation: str) -> None:
+    settings = client(invitation=invitation, tls_origin="localhost:8443")
+    assert settings == ClientSettings(
+        invitation=here / "i.toml", state=here / "client-state", tls_origin=Origin("localhost", 8443)
+    )
+    assert settings.for_name("x") == NameSettings(Origin("localhost", 8443), None, "redirect", False)
+
+
+def test_an_http_origin_is_served(invitation: str) -> None:
+    assert client(invitation=invitation, http_origin="unix:/run/web").http == "serve"
+    assert client('http = "redirect"\n', invitation=invitation, http_origin="h:1").http == "redirect"
+
+
+def test_names_of_a_client(invitation: str) -> None:
+    settings = client(
+        'resolver = "127.0.0.1"\ntls_origin = "h:1"\nproxy_protocol = true\n'
+        '[names."WWW.example.org"]\nhttp_origin = "h:2"\n'
+        '[names."*.apps.example.org"]\ntls_origin = "h:3"\nproxy_protocol = false\n',
+        invitation=invitation,
+    )
+    assert settings.resolver == Listen("127.0.0.1", 53)
+    assert dict(settings.names) == {
+        "www.example.org": NameSettings(Origin("h", 1), Origin("h", 2), "serve", True),
+        "*.apps.example.org": NameSettings(Origin("h", 3), None, "redirect", False),
+    }
+    assert settings.for_name("other.example.org") == NameSettings(Origin("h", 1), None, "redirect", True)
+
+
+def test_errors_of_a_client(invitation: str) -> None:
+    errors = client_refused(
+        'htp_origin = "h:1"\nresolver = "x"\n[names."a..b"]\ntls_origin = "h"\n[names.w]\nhttp = "never"\n',
+        invitation=invitation,
+    )
+    text = "\n".join(errors)
+    assert "c.toml:1: htp_origin: is not a setting; did you mean http_origin?" in text
+    assert 'c.toml:2: resolver: "x" is not an IP address with or without a port' in text
+    assert 'c.toml:4: names."a..b".tls_origin: "h" is neither HOST:PORT nor unix:/PATH' in text
+    assert 'c.toml:6: names.w.http: must be "redirect" or "serve", not "never"' in text
+
+
+def test_a_client_without_origin(invitation: str) -> None:
+    (error,) = client_refused(invitation=invitation)
+    assert "no origin: give --tls-origin or --http-origin" in error
+    (error,) = client_refused('[names."a.test"]\nhttp = "serve"\ntls_origin = "h:1"\n', invitation=invitation)
+    assert error == 'c.toml:2: names."a.test".http: "serve" needs an http_origin'
+    errors = client_refused('[names."a..b"]\ntls_origin = "h:1"\n', invitation=invitation)
+    assert errors[0].startswith('c.toml:1: names."a..b": ')
+
+
+def test_an_invitation_that_is_not_there() -> None:
+    (error,) = client_refused(invitation="absent", tls_origin="h:1")
+    assert error.startswith("--invitation: ")
+    assert error.endswith("absent does not exist")
