@@ -1,0 +1,418 @@
+"""The appliance's own certificates: its CA, what the CA issues, and what it takes back.
+
+Hides the files of the state directory: `ca.pem`, `server.pem`, `nameserver.pem` (each a key and its
+certificate, mode 0600) and `revoked.pem` (the CRL). A CA's key exists only where the CA was made; a server
+that was enrolled has its credential from the enrolment and can issue nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from twisted.internet.defer import Deferred, gatherResults
+from twisted.logger import Logger
+
+from appliance.service.store import Issued, Store
+from appliance.tunnel.certificates import (
+    SERVICE_NAME,
+    CertificateNotIssued,
+    CertificateRefused,
+    Credential,
+    CredentialRefused,
+    Peer,
+    Reason,
+    Role,
+    examine,
+    issue_client,
+    issue_nameserver,
+    issue_server,
+    make_authority,
+    read_certificate,
+    read_credential,
+)
+from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
+from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.invitation import Enrolment, Invitation
+from appliance.tunnel.names import BadHostName, normal
+
+AUTHORITY_DAYS = 3650
+"""The CA, and the credentials whose keys lie beside its key: a shorter life would protect nothing."""
+WARNING_DAYS = 30
+MAX_ID_CHARACTERS = 63
+
+NO_REVOCATIONS = RevocationList(0, frozenset())
+
+
+class AuthorityRefused(Exception):
+    """The certificates in the state directory cannot be used; the text names the file and says why."""
+
+
+class NotIssued(ValueError):
+    """What was asked of the CA is not done; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expiring:
+    """A certificate that ends within a month, or has ended, and that no later one of the same id replaces."""
+
+    what: str
+    id: str
+    expires: datetime
+
+    def __str__(self) -> str:
+        whose = f"{self.what} {self.id}".strip()
+        return f"the certificate of {whose} expires on {self.expires:%Y-%m-%d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who this appliance is in its own certificates; a part that it does not run has no id."""
+
+    server_id: str | None
+    nameserver_id: str | None
+    addresses: tuple[ServerAddress, ...] = ()
+    enrolment: Enrolment | None = None
+
+
+class Authority:
+    """The CA, or what an enrolled server has instead.
+
+    `open()` makes or reads everything; after it `ca`, `server`, `nameserver`, `revoked` and `service_name`
+    hold. `wall` says the time, aware. `discovery` says the discovery name of a list of granted names,
+    `servers` the addresses that a new client may start from.
+    """
+
+    _log = Logger()
+    ca: x509.Certificate
+    server: Credential | None = None
+    nameserver: Credential | None = None
+    revoked: RevocationList = NO_REVOCATIONS
+    revoked_pem: bytes = b""
+    service_name: str = SERVICE_NAME
+
+    def __init__(
+        self,
+        state: Path,
+        store: Store,
+        identity: Identity,
+        *,
+        days: int,
+        wall: Callable[[], datetime],
+        discovery: Callable[[Sequence[str]], str],
+        servers: Callable[[], Sequence[ServerAddress]],
+    ) -> None:
+        self._state = state
+        self._store = store
+        self._identity = identity
+        self._days = days
+        self._wall = wall
+        self._discovery = discovery
+        self._servers = servers
+        self._key: Credential | None = None
+        self._told: list[Callable[[RevocationList], None]] = []
+
+    def open(self) -> None:
+        """Make or read keys, certificates and the CRL; the store is open. Raises AuthorityRefused."""
+        self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        enrolment = self._identity.enrolment
+        try:
+            if enrolment is not None:
+                self.ca = read_certificate(enrolment.ca_pem)
+                self.server = read_credential(enrolment.credential_pem)
+                self.service_name = enrolment.service_name
+            else:
+                self._key = self._read("ca.pem") or self._make_ca()
+                self.ca = self._key.certificate
+                self._open_own()
+        except CredentialRefused as error:
+            where = "the enrolment" if enrolment is not None else str(self._state / "ca.pem")
+            raise AuthorityRefused(f"{where}: {error}") from None
+        self._open_revoked()
+
+    @property
+    def issues(self) -> bool:
+        """Whether the CA's key is here."""
+        return self._key is not None
+
+    def examine(self, certificate: x509.Certificate | None, role: Role, wall: datetime | None = None) -> Peer:
+        """Who presents this certificate. Raises CertificateRefused."""
+        return examine(
+            certificate,
+            role=role,
+            ca=self.ca,
+            revoked=self.revoked,
+            wall=wall or self._wall(),
+            service_name=self.service_name,
+        )
+
+    def on_revoked(self, tell: Callable[[RevocationList], None]) -> None:
+        """Call `tell` with every new revocation list."""
+        self._told.append(tell)
+
+    # What the CA does
+
+    def invite(self, names: Sequence[str], client_id: str | None = None) -> Deferred[Invitation]:
+        """An invitation whose client may serve `names`, once it is recorded on disk. Raises NotIssued.
+
+        Without a `client_id` the client is called after its first name.
+        """
+        ca = self._ca()
+        try:
+            granted = tuple(dict.fromkeys(normal(name) for name in names))
+        except BadHostName as error:
+            raise NotIssued(str(error)) from None
+        if not granted:
+            raise NotIssued("an invitation needs at least one name")
+        chosen = client_id or self._free_id(granted[0].removeprefix("*."))
+        try:
+            credential = issue_client(
+                ca,
+                client_id=chosen,
+                names=granted,
+                service_name=self.service_name,
+                wall=self._wall(),
+                days=self._days,
+            )
+        except CertificateNotIssued as error:
+            raise NotIssued(str(error)) from None
+        invitation = Invitation(
+            client=chosen,
+            names=granted,
+            discovery=self._discovery(granted),
+            service_name=self.service_name,
+            servers=tuple(self._servers()),
+            ca_pem=ca.certificate_pem(),
+            credential_pem=credential.pem(),
+        )
+        recorded = self._record(Role.CLIENT, chosen, granted, credential)
+        return recorded.addCallback(lambda _: invitation)
+
+    def enroll(self, server_id: str, addresses: Sequence[ServerAddress]) -> Deferred[Enrolment]:
+        """The one file of a further server, once it is recorded on disk. Raises NotIssued."""
+        ca = self._ca()
+        if not addresses:
+            raise NotIssued("a server needs at least one public address")
+        if server_id == self._identity.server_id:
+            raise NotIssued(f"{server_id} is this appliance itself")
+        try:
+            credential = issue_server(
+                ca,
+                server_id=server_id,
+                service_name=self.service_name,
+                addresses=[address.host for address in addresses],
+                wall=self._wall(),
+                days=self._days,
+            )
+        except CertificateNotIssued as error:
+            raise NotIssued(str(error)) from None
+        enrolment = Enrolment(
+            server_id=server_id,
+            service_name=self.service_name,
+            addresses=tuple(addresses),
+            ca_pem=ca.certificate_pem(),
+            credential_pem=credential.pem(),
+        )
+        recorded = self._record(Role.SERVER, server_id, (), credential)
+        return recorded.addCallback(lambda _: enrolment)
+
+    def revoke(self, client_or_server_id: str) -> Deferred[list[Issued]]:
+        """Take back every certificate of a client or server; everybody in `on_revoked` hears of it at once.
+
+        Fires with what was revoked, once the disk has it. Raises NotIssued.
+        """
+        self._ca()
+        if client_or_server_id == self._identity.server_id:
+            raise NotIssued(f"{client_or_server_id} is this appliance itself")
+        of_it = [issued for issued in self._store.issued() if issued.id == client_or_server_id]
+        if not of_it:
+            raise NotIssued(f"no certificate was issued to a client or server {client_or_server_id}")
+        held = [issued for issued in of_it if issued.revoked is None]
+        if not held:
+            raise NotIssued(f"{client_or_server_id} is revoked already")
+        now = self._wall().timestamp()
+        done = gatherResults([self._store.record_revoked(issued.serial, now) for issued in held])
+
+        def publish(_: object) -> list[Issued]:
+            self._write_crl()
+            self._tell()
+            return held
+
+        return done.addCallback(publish)
+
+    def take(self, crl_pem: bytes) -> bool:
+        """Take over a revocation list of our CA that somebody else brought; False if ours is as new.
+
+        Raises CrlRefused.
+        """
+        brought = read_crl(crl_pem, self.ca)
+        if brought.number <= self.revoked.number:
+            return False
+        _write(self._state / "revoked.pem", crl_pem)
+        self.revoked, self.revoked_pem = brought, crl_pem
+        self._tell()
+        return True
+
+    def expiring(self) -> list[Expiring]:
+        """Everything that ends within WARNING_DAYS."""
+        limit = self._wall() + timedelta(days=WARNING_DAYS)
+        return [one for one in self._lifetimes() if one.expires < limit]
+
+    def warn(self) -> None:
+        """One log line for each certificate that ends soon."""
+        for one in self.expiring():
+            self._log.warn("{expiring}", expiring=one)
+
+    # Files
+
+    def _make_ca(self) -> Credential:
+        name = f"tunnel-appliance CA {self._wall():%Y-%m-%d}"
+        made = make_authority(name, self._wall(), AUTHORITY_DAYS)
+        _write(self._state / "ca.pem", made.pem())
+        self._log.info("made a CA in {path}", path=self._state / "ca.pem")
+        return made
+
+    def _open_own(self) -> None:
+        """The credentials of the parts that run here; made again when what they say is no longer so."""
+        ca = self._ca()
+        identity = self._identity
+        if identity.server_id is not None:
+            hosts = sorted(dict.fromkeys(address.host for address in identity.addresses))
+            self.server = self._own("server.pem", Role.SERVER, identity.server_id, hosts)
+            if self.server is None:
+                self.server = issue_server(
+                    ca,
+                    server_id=identity.server_id,
+                    service_name=self.service_name,
+                    addresses=hosts,
+                    wall=self._wall(),
+                    days=AUTHORITY_DAYS,
+                )
+                _write(self._state / "server.pem", self.server.pem())
+        if identity.nameserver_id is not None:
+            self.nameserver = self._own("nameserver.pem", Role.NAMESERVER, identity.nameserver_id, [])
+            if self.nameserver is None:
+                self.nameserver = issue_nameserver(
+                    ca, nameserver_id=identity.nameserver_id, wall=self._wall(), days=AUTHORITY_DAYS
+                )
+                _write(self._state / "nameserver.pem", self.nameserver.pem())
+
+    def _own(self, filename: str, role: Role, own_id: str, hosts: list[str]) -> Credential | None:
+        """What the file holds, if it still says who we are."""
+        held = self._read(filename)
+        if held is None:
+            return None
+        try:
+            peer = examine(held.certificate, role=role, ca=self.ca, revoked=None, wall=self._wall())
+        except CertificateRefused as refused:
+            if refused.reason is Reason.NOT_YET_VALID:
+                raise AuthorityRefused(f"{self._state / filename}: {refused.text}") from None
+            return None
+        return held if peer.id == own_id and sorted(peer.addresses) == hosts else None
+
+    def _read(self, filename: str) -> Credential | None:
+        path = self._state / filename
+        try:
+            return read_credential(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise AuthorityRefused(f"{path}: cannot be read: {error.strerror}") from None
+        except CredentialRefused as error:
+            raise AuthorityRefused(f"{path}: {error}") from None
+
+    def _open_revoked(self) -> None:
+        path = self._state / "revoked.pem"
+        if path.exists():
+            try:
+                self.revoked_pem = path.read_bytes()
+                self.revoked = read_crl(self.revoked_pem, self.ca)
+            except OSError as error:
+                raise AuthorityRefused(f"{path}: cannot be read: {error.strerror}") from None
+            except CrlRefused as error:
+                raise AuthorityRefused(f"{path}: {error}") from None
+        if self.issues and not self._revoked_serials() <= self.revoked.serials:
+            self._write_crl()  # a crash came between the database and the list
+
+    def _revoked_serials(self) -> frozenset[int]:
+        now = self._wall().timestamp()
+        held = self._store.issued()
+        return frozenset(one.serial for one in held if one.revoked is not None and one.expires > now)
+
+    def _write_crl(self) -> None:
+        wanted = self._revoked_serials()
+        revoked = {
+            one.serial: datetime.fromtimestamp(one.revoked, UTC)
+            for one in self._store.issued()
+            if one.serial in wanted and one.revoked is not None
+        }
+        pem = make_crl(self._ca(), revoked, self.revoked.number + 1, self._wall())
+        _write(self._state / "revoked.pem", pem)
+        self.revoked, self.revoked_pem = read_crl(pem, self.ca), pem
+
+    # The rest
+
+    def _ca(self) -> Credential:
+        if self._key is None:
+            raise NotIssued("the CA's key is not here but at the appliance that enrolled this server")
+        return self._key
+
+    def _tell(self) -> None:
+        for tell in self._told:
+            tell(self.revoked)
+
+    def _record(
+        self, role: Role, owner: str, names: tuple[str, ...], credential: Credential
+    ) -> Deferred[None]:
+        certificate = credential.certificate
+        expires = certificate.not_valid_after_utc.timestamp()
+        issued = Issued(certificate.serial_number, role.name.lower(), owner, names, expires)
+        return self._store.record_issued(issued)
+
+    def _free_id(self, wanted: str) -> str:
+        """`wanted`, or with the first number behind it that no certificate has."""
+        taken = {issued.id for issued in self._store.issued()} | {self._identity.server_id}
+        count, chosen = 1, _cut(wanted, "")
+        while chosen in taken:
+            count += 1
+            chosen = _cut(wanted, f"-{count}")
+        return chosen
+
+    def _lifetimes(self) -> Iterator[Expiring]:
+        """What each certificate that still counts lives until."""
+        yield Expiring("the CA", "", self.ca.not_valid_after_utc)
+        for what, credential in (("this server", self.server), ("this nameserver", self.nameserver)):
+            if credential is not None:
+                yield Expiring(what, "", credential.certificate.not_valid_after_utc)
+        latest: dict[tuple[str, str], float] = {}
+        for one in self._store.issued():
+            if one.revoked is None:
+                key = (one.role, one.id)
+                latest[key] = max(latest.get(key, 0.0), one.expires)
+        for (role, owner), expires in sorted(latest.items()):
+            yield Expiring(role, owner, datetime.fromtimestamp(expires, UTC))
+
+
+def _cut(name: str, suffix: str) -> str:
+    return name[: MAX_ID_CHARACTERS - len(suffix)].strip("._-") + suffix
+
+
+def _write(path: Path, octets: bytes) -> None:
+    """Replace a file whole, on disk before it has its name, readable by its owner only."""
+    new = path.with_name(f"{path.name}.new")
+    new.unlink(missing_ok=True)
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(octets)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
