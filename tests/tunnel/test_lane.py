@@ -6,7 +6,7 @@ import hmac
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from appliance.tunnel.lane import (
     EXPORTED_OCTETS,
@@ -185,5 +185,7 @@ class WindowAgainstASet(RuleBasedStateMachine):
             self.used.add(counter)
 
 
-TestWindow = WindowAgainstASet.TestCase
-TestWindow.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+def test_a_window_against_a_set() -> None:
+    run_state_machine_as_test(
+        WindowAgainstASet, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
+    )

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import Offer
@@ -144,8 +144,10 @@ class TurnsAreEven(RuleBasedStateMachine):
         self.turns = {False: Counter(), True: Counter()}
 
 
-TestTurns = TurnsAreEven.TestCase
-TestTurns.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+def test_turns_are_even() -> None:
+    run_state_machine_as_test(
+        TurnsAreEven, settings=settings(max_examples=50, stateful_step_count=30, deadline=None)
+    )
 
 
 def test_asking_for_another_uses_up_nobodys_turn() -> None:

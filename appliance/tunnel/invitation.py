@@ -1,0 +1,228 @@
+"""The one file that lets somebody join: an invitation for a tunnel client, an enrolment for a further tunnel
+server.
+
+Both are TOML, and hold a private key: they are to be kept as secret as a password. What the file says must
+agree with the certificate in it, so that a mistake of hand or of version is found where the file is read.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+
+from appliance.tunnel.certificates import (
+    CertificateRefused,
+    CredentialRefused,
+    Peer,
+    Role,
+    read_certificate,
+    read_credential,
+    read_peer,
+)
+from appliance.tunnel.discovery import BadServerAddress, ServerAddress, read_address
+from appliance.tunnel.names import BadHostName, normal
+
+VERSION = 1
+MAX_FILE_CHARACTERS = 256 * 1024
+"""256 names, once in the list and once in the certificate, have less than 150 KiB."""
+
+
+class InvitationRefused(ValueError):
+    """That is not an invitation, or not an enrolment; or it contradicts itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """What a tunnel client needs: who it is, its grant, and where to find the servers.
+
+    `discovery` is the name with the TXT of all servers; `servers` are addresses to start from without the
+    DNS.
+    """
+
+    client: str
+    names: tuple[str, ...]
+    discovery: str
+    service_name: str
+    servers: tuple[ServerAddress, ...]
+    ca_pem: bytes
+    credential_pem: bytes = field(repr=False)
+
+    def to_toml(self) -> str:
+        """The text of the file."""
+        return _write(
+            "invitation",
+            f"An invitation of the tunnel client {self.client}. It holds a private key: keep it secret.",
+            {
+                "client": self.client,
+                "names": self.names,
+                "discovery": self.discovery,
+                "service_name": self.service_name,
+                "servers": [str(server) for server in self.servers],
+            },
+            {"ca": self.ca_pem, "credential": self.credential_pem},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Enrolment:
+    """What a further tunnel server needs: who it is, and where it may be published."""
+
+    server_id: str
+    service_name: str
+    addresses: tuple[ServerAddress, ...]
+    ca_pem: bytes
+    credential_pem: bytes = field(repr=False)
+
+    def to_toml(self) -> str:
+        """The text of the file."""
+        return _write(
+            "enrolment",
+            f"The enrolment of the tunnel server {self.server_id}. It holds a private key: keep it secret.",
+            {
+                "server": self.server_id,
+                "service_name": self.service_name,
+                "addresses": [str(address) for address in self.addresses],
+            },
+            {"ca": self.ca_pem, "credential": self.credential_pem},
+        )
+
+
+def read_invitation(text: str) -> Invitation:
+    """Reads what `Invitation.to_toml` wrote. Raises InvitationRefused with all that is wrong.
+
+    Whether the certificate still holds is not asked: that depends on the day.
+    """
+    values = _read(text, "invitation")
+    problems: list[str] = []
+    invitation = Invitation(
+        client=_text(values, "client", problems),
+        names=_each(values, "names", normal, problems),
+        discovery=_host(values, "discovery", problems),
+        service_name=_host(values, "service_name", problems),
+        servers=_each(values, "servers", read_address, problems),
+        ca_pem=_pem(values, "ca", problems),
+        credential_pem=_pem(values, "credential", problems),
+    )
+    if not problems:
+        peer = _peer(invitation.ca_pem, invitation.credential_pem, Role.CLIENT, invitation.client, problems)
+        if peer is not None and set(peer.names) != set(invitation.names):
+            problems.append(f"names: the certificate grants {', '.join(peer.names)}")
+    _raise("invitation", problems)
+    return invitation
+
+
+def read_enrolment(text: str) -> Enrolment:
+    """Reads what `Enrolment.to_toml` wrote. Raises InvitationRefused with all that is wrong."""
+    values = _read(text, "enrolment")
+    problems: list[str] = []
+    enrolment = Enrolment(
+        server_id=_text(values, "server", problems),
+        service_name=_host(values, "service_name", problems),
+        addresses=_each(values, "addresses", read_address, problems),
+        ca_pem=_pem(values, "ca", problems),
+        credential_pem=_pem(values, "credential", problems),
+    )
+    if not problems:
+        peer = _peer(enrolment.ca_pem, enrolment.credential_pem, Role.SERVER, enrolment.server_id, problems)
+        if peer is not None and enrolment.service_name not in peer.names:
+            problems.append(f"service_name: the certificate is for {', '.join(peer.names) or 'no name'}")
+        for address in enrolment.addresses:
+            if peer is not None and address.host not in peer.addresses:
+                problems.append(f"addresses: the certificate is not for {address.host}")
+    _raise("enrolment", problems)
+    return enrolment
+
+
+def _write(kind: str, comment: str, values: Mapping[str, object], pems: Mapping[str, bytes]) -> str:
+    lines = [f"# {comment}", f"kind = {json.dumps(kind)}", f"version = {VERSION}"]
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    lines += [f'{key} = """\n{pem.decode("ascii")}"""' for key, pem in pems.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        return json.dumps(value)  # names, ids and addresses: ASCII without control characters
+    assert isinstance(value, list | tuple)
+    return "[" + ", ".join(map(_toml, value)) + "]"
+
+
+def _read(text: str, kind: str) -> dict[str, Any]:
+    if len(text) > MAX_FILE_CHARACTERS:
+        raise InvitationRefused(f"the {kind} is longer than {MAX_FILE_CHARACTERS} characters")
+    try:
+        values = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InvitationRefused(f"the {kind} is not TOML: {error}") from None
+    if values.get("kind") != kind:
+        raise InvitationRefused(f'the file is not an {kind} (it has no line kind = "{kind}")')
+    if values.get("version") != VERSION:
+        raise InvitationRefused(f"the {kind} is of version {values.get('version')!r}, not {VERSION}")
+    return values
+
+
+def _text(values: Mapping[str, Any], key: str, problems: list[str]) -> str:
+    value = values.get(key)
+    if not isinstance(value, str) or not value:
+        problems.append(f"{key}: a text is missing")
+        return ""
+    return value
+
+
+def _host(values: Mapping[str, Any], key: str, problems: list[str]) -> str:
+    value = _text(values, key, problems)
+    try:
+        return normal(value) if value else ""
+    except BadHostName as error:
+        problems.append(f"{key}: {error}")
+        return ""
+
+
+def _each(
+    values: Mapping[str, Any], key: str, read: Callable[[str], Any], problems: list[str]
+) -> tuple[Any, ...]:
+    texts = values.get(key)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        problems.append(f"{key}: a list of texts is missing")
+        return ()
+    found = []
+    for text in texts:
+        try:
+            found.append(read(text))
+        except (BadHostName, BadServerAddress) as error:
+            problems.append(f"{key}: {error}")
+    return tuple(found)
+
+
+def _pem(values: Mapping[str, Any], key: str, problems: list[str]) -> bytes:
+    return _text(values, key, problems).encode()
+
+
+def _peer(ca_pem: bytes, credential_pem: bytes, role: Role, peer_id: str, problems: list[str]) -> Peer | None:
+    """Who the certificate in the file is for, if it goes with the rest."""
+    try:
+        ca = read_certificate(ca_pem)
+        certificate = read_credential(credential_pem).certificate
+        certificate.verify_directly_issued_by(ca)
+        peer = read_peer(certificate)
+    except (CredentialRefused, CertificateRefused) as error:
+        problems.append(f"credential: {error}")
+        return None
+    except (ValueError, TypeError, InvalidSignature):
+        problems.append("credential: the certificate was not issued by the CA in the file")
+        return None
+    if peer.role is not role or peer.id != peer_id:
+        problems.append(f"credential: the certificate is that of {peer.role.value}:{peer.id}")
+        return None
+    return peer
+
+
+def _raise(kind: str, problems: Iterable[str]) -> None:
+    text = "; ".join(problems)
+    if text:
+        raise InvitationRefused(f"the {kind} cannot be used: {text}")
