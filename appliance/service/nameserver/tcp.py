@@ -110,6 +110,9 @@ class _Connections(ServerFactory):
         self._of_source: Counter[object] = Counter()
         self._all_gone: list[Deferred[None]] = []
 
+    def logPrefix(self) -> str:
+        return "dns-tcp"
+
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
         source = _source(addr)
         if self._of_source[source] >= MAX_CONNECTIONS_PER_SOURCE:
