@@ -142,7 +142,7 @@ class Responder:
         except QuestionError:
             return refuse(message, FORMERR)
         if opcode == UPDATE and qtype != SOA:
-            return refuse(message, FORMERR, end)  # RFC 2136 3.1.1
+            return refuse(message, FORMERR)  # RFC 2136 3.1.1
         if qclass != IN or name not in self._zones:
             return refuse(message, NOTAUTH, end)
         return refuse(message, NOTIMP, end)
