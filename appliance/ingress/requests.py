@@ -224,7 +224,8 @@ class _SecondReader:
         event = self._next(octets)
         while isinstance(event, h11.Data):
             event = self._next(b"")
-        if isinstance(event, h11.EndOfMessage) != ended:
+        too_many = ended and self._h11.trailing_data[0]
+        if isinstance(event, h11.EndOfMessage) != ended or too_many:
             raise HeadRefused(400, "The body can be read in two ways.")
 
     def _next(self, octets: bytes) -> object:

@@ -84,6 +84,7 @@ def test_what_is_certain_goes_on_at_once() -> None:
         b"1\r\nabc",
         b"1\r\na\n",
         b"1\r\na\r\r",
+        b"2\r\na\r\n0\r\n\r\n",  # the CR is the chunk's
         b"1\r\na0\r\n\r\n",  # CVE-2025-43859 of h11
         b"0\r\nA: b\n\r\n",
         b"0\r\nA: b\r\n c\r\n\r\n",

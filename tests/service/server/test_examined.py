@@ -212,6 +212,7 @@ def test_what_the_kernel_still_holds_arrives_though_the_origin_is_cut(
     talk.visitor.send(b"more")
     talk.reactor.advance(examined.SILENT_SECONDS)
     talk.turn()
+    talk.visitor.send(b"and more")
     talk.reactor.advance(examined.LINGER_SECONDS)
     talk.turn()
     assert talk.ended
