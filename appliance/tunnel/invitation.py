@@ -33,7 +33,14 @@ MAX_FILE_CHARACTERS = 256 * 1024
 
 
 class InvitationRefused(ValueError):
-    """That is not an invitation, or not an enrolment; or it contradicts itself."""
+    """That is not an invitation, or it contradicts itself."""
+
+
+class EnrolmentRefused(InvitationRefused):
+    """That is not an enrolment, or it contradicts itself."""
+
+
+_ERRORS = {"invitation": InvitationRefused, "enrolment": EnrolmentRefused}
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +124,7 @@ def read_invitation(text: str) -> Invitation:
 
 
 def read_enrolment(text: str) -> Enrolment:
-    """Reads what `Enrolment.to_toml` wrote. Raises InvitationRefused with all that is wrong."""
+    """Reads what `Enrolment.to_toml` wrote. Raises EnrolmentRefused with all that is wrong."""
     values = _read(text, "enrolment")
     problems: list[str] = []
     enrolment = Enrolment(
@@ -154,15 +161,15 @@ def _toml(value: object) -> str:
 
 def _read(text: str, kind: str) -> dict[str, Any]:
     if len(text) > MAX_FILE_CHARACTERS:
-        raise InvitationRefused(f"the {kind} is longer than {MAX_FILE_CHARACTERS} characters")
+        raise _ERRORS[kind](f"the {kind} is longer than {MAX_FILE_CHARACTERS} characters")
     try:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvitationRefused(f"the {kind} is not TOML: {error}") from None
+        raise _ERRORS[kind](f"the {kind} is not TOML: {error}") from None
     if values.get("kind") != kind:
-        raise InvitationRefused(f'the file is not an {kind} (it has no line kind = "{kind}")')
+        raise _ERRORS[kind](f'the file is not an {kind} (it has no line kind = "{kind}")')
     if values.get("version") != VERSION:
-        raise InvitationRefused(f"the {kind} is of version {values.get('version')!r}, not {VERSION}")
+        raise _ERRORS[kind](f"the {kind} is of version {values.get('version')!r}, not {VERSION}")
     return values
 
 
@@ -225,4 +232,4 @@ def _peer(ca_pem: bytes, credential_pem: bytes, role: Role, peer_id: str, proble
 def _raise(kind: str, problems: Iterable[str]) -> None:
     text = "; ".join(problems)
     if text:
-        raise InvitationRefused(f"the {kind} cannot be used: {text}")
+        raise _ERRORS[kind](f"the {kind} cannot be used: {text}")

@@ -96,11 +96,11 @@ class Registered:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Server: this name is not served for you; without a name: this link is not accepted, and ends."""
+    """Server: this name is not served for you; the link goes on."""
 
+    name: Annotated[str, _NAME]
     reason: Annotated[str, _REASON]
     text: Annotated[str, _TEXT]
-    name: Annotated[str | None, _NAME] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Draining:
 
 @dataclass(frozen=True, slots=True)
 class Goodbye:
-    """The last message of an end that ends the link on purpose."""
+    """The last message of an end that ends the link, or never lets it begin: why, in a word and in words."""
 
     reason: Annotated[str, _REASON]
     text: Annotated[str, _TEXT]

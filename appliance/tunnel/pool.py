@@ -18,8 +18,8 @@ class Pool:
     """Counts the idle lanes of one kind to one server, and says how many to dial.
 
     Each lane that `to_dial` asks for is to be reported, as `opened` or `failed`; each that opened, as
-    `taken` or
-    `lost`. `floor` lanes are kept ready always, never more than `ceiling` idle. `now` is monotonic seconds.
+    `taken`, `lost` or `refused`. `floor` lanes are kept ready always, never more than `ceiling` idle. `now`
+    is monotonic seconds.
     """
 
     def __init__(self, floor: int, ceiling: int) -> None:
@@ -34,6 +34,7 @@ class Pool:
         self._looked_at: float | None = None
         self._quiet_since: float | None = None
         self._hold_until: float | None = None
+        self._refusals = 0
 
     @property
     def aim(self) -> int:
@@ -51,17 +52,23 @@ class Pool:
         """A dial failed. The next waits 0.2 s, then twice as long each time up to 15 s, and goes alone."""
         self.dialling = max(self.dialling - 1, 0)
         if self._hold_until is None or now >= self._hold_until:
-            wait = min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(self.failures, 10), LONGEST_BACK_OFF_SECONDS)
+            self._back_off(self.failures, now)
             self.failures += 1
-            self._hold_until = now + wait
 
     def lost(self) -> None:
         """An idle lane was closed by the other end or by the path."""
         self.idle = max(self.idle - 1, 0)
 
+    def refused(self, now: float) -> None:
+        """An idle lane ended as soon as it was open, as `lost`; the next waits as after a failed dial."""
+        self.lost()
+        self._back_off(self._refusals, now)
+        self._refusals += 1
+
     def taken(self, now: float) -> None:
         """A visitor came on an idle lane."""
         self.idle = max(self.idle - 1, 0)
+        self._refusals = 0
         if self._looked_at is None or now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             self._taken_since_look = 0
@@ -92,6 +99,10 @@ class Pool:
         if self._hold_until is not None and self.dialling == 0 and self._aim > self.idle:
             return self._hold_until
         return None
+
+    def _back_off(self, times: int, now: float) -> None:
+        wait = min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(times, 10), LONGEST_BACK_OFF_SECONDS)
+        self._hold_until = now + wait
 
     def _grow(self, aim: int, now: float) -> None:
         self._aim = min(max(aim, self._aim), self._ceiling)

@@ -59,7 +59,6 @@ class Turn(enum.Enum):
     DRAIN = "this end drains"
     LEAVE = "this end says goodbye"
     FAIL = "the other end broke the protocol, or is dead"
-    SHUT_OUT = "the server refuses the link (refused without a name)"
 
 
 Input = type[Message] | Turn
@@ -98,7 +97,7 @@ CLIENT_ROWS: Rows = _rows(
     ((State.CLIENT_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.CLIENT_DRAINING),
     ((State.SERVER_DRAINING,), (Turn.DRAIN,), State.BOTH_DRAINING),
-    (_ALIVE, (Goodbye, Turn.SHUT_OUT, Turn.LEAVE, Turn.FAIL), State.ENDED),
+    (_ALIVE, (Goodbye, Turn.LEAVE, Turn.FAIL), State.ENDED),
 )
 """The client's side of a session. A message without a row here breaks the protocol."""
 
@@ -182,7 +181,8 @@ class ServerDraining:
 class Ended:
     """The session is over; send what `data_to_send` still holds and close. `text` is for humans.
 
-    Reasons of our own: `protocol`, `silent`, `no_hello`, `slow`. All others are the other end's.
+    Reasons of our own: `protocol`, `version`, `silent`, `no_hello`, `slow`. All others are the other end's,
+    among them the values of `certificates.Reason`.
     """
 
     reason: str
@@ -200,11 +200,6 @@ Event = (
     | ServerDraining
     | Ended
 )
-
-
-def refused_link(reason: str, text: str) -> bytes:
-    """What a server sends, instead of any session, to an end whose certificate it refuses; then it closes."""
-    return encode(Refused(reason, text))
 
 
 class _Session:
@@ -275,11 +270,8 @@ class _Session:
         self._liveness = Liveness(self._nonce, now, ping_seconds=ping_seconds)
 
     def _take(self, message: Message, now: float) -> list[Event]:
-        cause: Input = type(message)
-        if isinstance(message, Refused) and message.name is None:
-            cause = Turn.SHUT_OUT
         before = self.state
-        if not self._turn(cause):
+        if not self._turn(type(message)):
             return self._fail("protocol", f"{type(message).__name__.lower()} came while {before.value}")
         match message:
             case Ping():
@@ -384,9 +376,7 @@ class ServerSession(_Session):
     def _begin(self, hello: Hello, now: float) -> list[Event]:
         if hello.version != VERSION:
             text = f"this server speaks version {VERSION} of the protocol, the client version {hello.version}"
-            self._turn(Turn.FAIL)
-            self._send(Refused("version", text))
-            return [Ended("version", text)]
+            return self._fail("version", text)
         self._open(self._welcome.ping_seconds, now)
         self._send(self._welcome)
         return [HelloReceived(hello.instance, hello.agent)]
@@ -413,7 +403,7 @@ class ServerSession(_Session):
         return [NameRegistered(name, offer)]
 
     def _refuse(self, name: str, reason: str, text: str) -> list[Event]:
-        self._send(Refused(reason, text, name))
+        self._send(Refused(name, reason, text))
         return [NameRefused(name, reason, text)]
 
 
@@ -461,10 +451,8 @@ class ClientSession(_Session):
                     self.register(name, offer)
                 session = bytes.fromhex(message.session)
                 return [Welcomed(message.server, message.boot, session, message.ping_seconds)]
-            case Refused(name=None):
-                return [Ended(message.reason, message.text)]
-            case Registered(name=name) | Refused(name=name) if name is not None:
-                return self._told(message, name)
+            case Registered() | Refused():
+                return self._told(message)
             case Lanes():
                 return [LanesAsked(message.kind, message.held, message.waiting)]
             case Draining():
@@ -472,7 +460,8 @@ class ClientSession(_Session):
             case _:
                 raise AssertionError(message)
 
-    def _told(self, message: Message, name: str) -> list[Event]:
+    def _told(self, message: Registered | Refused) -> list[Event]:
+        name = message.name
         if name not in self._asked:
             return self._fail("protocol", f"the server speaks of {name!r}, which was not registered")
         offer = self._offers.get(name)

@@ -12,6 +12,7 @@ from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import (
     MAX_FILE_CHARACTERS,
     Enrolment,
+    EnrolmentRefused,
     Invitation,
     InvitationRefused,
     read_enrolment,
@@ -114,7 +115,7 @@ def test_all_problems_are_told_at_once() -> None:
     ],
 )
 def test_what_is_not_an_enrolment(text: str, words: str) -> None:
-    with pytest.raises(InvitationRefused, match=words):
+    with pytest.raises(EnrolmentRefused, match=words):
         read_enrolment(text)
 
 

@@ -38,10 +38,9 @@ EVERY: list[tuple[Message, bytes]] = [
     ),
     (Registered("www.example.org"), b'{"type":"registered","name":"www.example.org"}\n'),
     (
-        Refused("not_granted", "no", "a.example"),
-        b'{"type":"refused","reason":"not_granted","text":"no","name":"a.example"}\n',
+        Refused("a.example", "not_granted", "no"),
+        b'{"type":"refused","name":"a.example","reason":"not_granted","text":"no"}\n',
     ),
-    (Refused("expired", "no"), b'{"type":"refused","reason":"expired","text":"no"}\n'),
     (Unregister("a.example"), b'{"type":"unregister","name":"a.example"}\n'),
     (Lanes("plain", 2, 0), b'{"type":"lanes","kind":"plain","held":2,"waiting":0}\n'),
     (Draining(), b'{"type":"draining"}\n'),

@@ -119,6 +119,26 @@ def test_dials_that_fail_are_tried_again_alone_and_ever_later() -> None:
     assert pool.to_dial(deadline) == 1
 
 
+def test_lanes_that_end_as_soon_as_they_are_open_are_as_dials_that_fail() -> None:
+    pool, now, waits = Pool(1, 256), 0.0, []
+    for _ in range(9):
+        assert pool.to_dial(now) == 1
+        pool.opened()
+        pool.refused(now)
+        assert pool.to_dial(now) == 0
+        deadline = pool.next_deadline()
+        assert deadline is not None
+        waits.append(round(deadline - now, 3))
+        now = deadline
+    assert waits == [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 15.0, 15.0]
+    assert pool.failures == 0
+    fill(pool, now)
+    pool.taken(now)
+    fill(pool, now)
+    pool.refused(now)
+    assert pool.next_deadline() == now + 0.2
+
+
 def test_there_may_be_less_room_than_is_wanted() -> None:
     pool = Pool(4, 256)
     assert pool.to_dial(0.0, room=3) == 3

@@ -30,7 +30,6 @@ from appliance.tunnel.session import (
     ServerSession,
     State,
     Welcomed,
-    refused_link,
 )
 from tests.tunnel.cuts import CUTS, cut
 
@@ -202,7 +201,7 @@ def test_names_that_are_refused(name: str, reason: str) -> None:
     assert isinstance(event, NameRefused)
     assert event.reason == reason
     (message,) = said(session)
-    assert message == Refused(reason, event.text, event.name)
+    assert message == Refused(event.name, reason, event.text)
     assert session.state is State.OPEN
     assert session.offers == {}
 
@@ -294,7 +293,7 @@ def test_a_goodbye_ends_both(leaver: str) -> None:
 def test_a_refused_link_says_why() -> None:
     session = client(www_example_org=BOTH)
     session.data_to_send()
-    octets = refused_link("expired", "the certificate expired on 2026-01-01 00:00 UTC")
+    octets = encode(Goodbye("expired", "the certificate expired on 2026-01-01 00:00 UTC"))
     assert session.receive(octets, 0.0) == [
         Ended("expired", "the certificate expired on 2026-01-01 00:00 UTC")
     ]
@@ -376,7 +375,7 @@ REGISTER = encode(Register("www.example.org", True, "serve"))
         (REGISTER, "register came while opening"),
         (encode(Ping("n")), "ping came while opening"),
         (WELCOME, "welcome came while opening"),
-        (refused_link("expired", "x"), "refused came while opening"),
+        (encode(Refused("a.example", "x", "")), "refused came while opening"),
         (HELLO + HELLO, "hello came while open"),
         (HELLO + WELCOME, "welcome came while open"),
         (HELLO + encode(Pong("n")), "a pong came for no ping"),
