@@ -32,14 +32,14 @@ class Check:
     def __init__(self, boot: str | None, now: float) -> None:
         self.boot = boot
         self.verdict: Verdict | None = None
-        self._began = now
+        self.began = now
         self._dialled = 0
 
     def dials_due(self, now: float) -> int:
         """How many further dials to begin now."""
         if self.verdict is not None:
             return 0
-        passed = 1 + int((now - self._began) / DIAL_INTERVAL_SECONDS + 1e-6)
+        passed = 1 + int((now - self.began) / DIAL_INTERVAL_SECONDS + 1e-6)
         due = max(0, min(passed, DIALS) - self._dialled)
         self._dialled += due
         return due
@@ -56,9 +56,9 @@ class Check:
         """To be called at `next_deadline`. `lagged`: the caller itself did not run for a while since the
         check began, so that it cannot tell silence from its own deafness: the check then begins anew.
         """
-        if self.verdict is None and now >= self._began + SILENT_SECONDS - 1e-6:
+        if self.verdict is None and now >= self.began + SILENT_SECONDS - 1e-6:
             if lagged:
-                self._began = now
+                self.began = now
                 self._dialled = 0
             else:
                 self._found(Verdict.SILENT)
@@ -68,8 +68,8 @@ class Check:
         if self.verdict is not None:
             return None
         if self._dialled < DIALS:
-            return self._began + self._dialled * DIAL_INTERVAL_SECONDS
-        return self._began + SILENT_SECONDS
+            return self.began + self._dialled * DIAL_INTERVAL_SECONDS
+        return self.began + SILENT_SECONDS
 
     def _found(self, verdict: Verdict) -> None:
         if self.verdict is None:

@@ -135,10 +135,9 @@ class Membership:
         if entry is not None:
             self._stands(entry, Standing.LEFT, now)
 
-    def removed(self, server_id: str) -> None:
-        """The operator removed or revoked this server: the one thing that may take out the last address."""
-        for address in [at for at, entry in self._entries.items() if entry.server_id == server_id]:
-            del self._entries[address]
+    def removed(self, address: ServerAddress) -> None:
+        """The operator removed or revoked the server there: the one thing that may take out the last one."""
+        self._entries.pop(address, None)
 
     def tick(self, now: float) -> bool:
         """Forgets whom nobody heard for more than an hour. Whether anybody was forgotten."""

@@ -253,8 +253,8 @@ class Observer:
     """The nameserver's end.
 
     `server_id` is the one in the certificate met on this connection; a hello with another ends the watch.
-    `examine` judges a client's certificate (raises CertificateRefused). `known` is what this nameserver knows
-    now.
+    `examine` judges a client's certificate (raises CertificateRefused). The first `know` says all that this
+    nameserver knows.
     """
 
     def __init__(
@@ -265,7 +265,6 @@ class Observer:
         *,
         server_id: str,
         examine: Callable[[x509.Certificate], Peer],
-        known: Iterable[str] = (),
     ) -> None:
         self.state = WatchState.GREETING
         self._server_id = server_id
@@ -279,11 +278,13 @@ class Observer:
         self._serving: dict[str, float] = {}
         self._to_say = _ToSay(BY_NAMESERVER)
         self._say(NameserverHello(VERSION, nameserver_id))
-        self._say_known(tuple(known))
 
     def know(self, names: Iterable[str]) -> None:
         """This nameserver knows these names, too."""
-        self._say_known(tuple(names))
+        chunks = list(_chunks(tuple(names))) or [()]
+        for chunk in chunks[:-1]:
+            self._say(Known(chunk, complete=False))
+        self._say(Known(chunks[-1], complete=True))
 
     def forget(self, names: Iterable[str]) -> None:
         """This nameserver no longer knows these names."""
@@ -414,12 +415,6 @@ class Observer:
         if self.state is not WatchState.ENDED:
             self.state = WatchState.ENDED
             yield Ended(WatchEnd.MALFORMED, str(error))
-
-    def _say_known(self, names: tuple[str, ...]) -> None:
-        chunks = list(_chunks(names)) or [()]
-        for chunk in chunks[:-1]:
-            self._say(Known(chunk, complete=False))
-        self._say(Known(chunks[-1], complete=True))
 
     def _say(self, message: FromNameserver) -> None:
         if self.state is not WatchState.ENDED:

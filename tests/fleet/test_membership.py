@@ -149,8 +149,8 @@ def test_a_leave_never_takes_the_last_one_and_a_removal_does() -> None:
     assert membership.published().addresses == (B,)
     membership.left(str(B), "1", 2.0)
     assert membership.published() == Published((B,), {}, (B,))
-    membership.removed(str(B))
-    membership.removed(str(A))
+    membership.removed(B)
+    membership.removed(A)
     assert membership.published().addresses == ()
 
 
@@ -271,7 +271,7 @@ class Rule(RuleBasedStateMachine):
 
     @rule(server=SERVER)
     def a_server_is_removed(self, server: str) -> None:
-        self.membership.removed(server)
+        self.membership.removed(PLACE[server])
         self.word.pop(server, None)
         self.was = ()
 

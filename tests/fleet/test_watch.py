@@ -73,9 +73,8 @@ class Pair:
         nonces = count()
         self.now = 0.0
         self.server = WatchedServer("s1", "b1", ADDRESSES, lambda: f"s{next(nonces)}", 0.0, serving or {})
-        self.observer = Observer(
-            "ns1", lambda: f"o{next(nonces)}", 0.0, server_id="s1", examine=judge, known=known
-        )
+        self.observer = Observer("ns1", lambda: f"o{next(nonces)}", 0.0, server_id="s1", examine=judge)
+        self.observer.know(known)
         self.at_server: list[ServerEvent] = []
         self.at_observer: list[ObserverEvent] = []
 

@@ -1,0 +1,313 @@
+"""What the watches say becomes records at the right moment, and outlives a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from appliance.dns.names import from_text
+from appliance.dns.zone import RRset
+from appliance.service.nameserver.registry import Registry
+from appliance.service.nameserver.zonefiles import Zonefiles
+from appliance.service.store import SeenServer, Store
+from appliance.tunnel.discovery import ServerAddress, read_txt
+
+WALL = 1_800_000_000.0
+YEAR = WALL + 365 * 86400
+A, B, C = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3))
+ZONE = """\
+$ORIGIN demo.test.
+$TTL 300
+@ SOA ns1 hostmaster 1 3600 600 86400 300
+@ NS ns1
+ns1 A 192.0.2.53
+"""
+
+
+class Laying(Zonefiles):
+    """Zone files that remember what was laid, and when."""
+
+    laid: list[tuple[float, Mapping[tuple[bytes, int], RRset]]]
+
+    def lay(self, live: Mapping[tuple[bytes, int], RRset]) -> None:
+        self.laid.append((self._renewal.clock.seconds(), live))
+        super().lay(live)
+
+
+class Bench:
+    """A registry on a clock, with a real store and real zone files."""
+
+    def __init__(self, directory: Path, **settings: Any) -> None:
+        self.clock = Clock()
+        self.store = Store(directory / "state.sqlite", self.clock)
+        self.store.open()
+        zones = directory / "zones"
+        zones.mkdir(exist_ok=True)
+        (zones / "demo.test.zone").write_text(ZONE)
+        self.zonefiles = Laying(zones, self.store, self.clock, wall=lambda: WALL)
+        self.zonefiles.laid = []
+        self.zonefiles.load()
+        listed = settings.pop("listed", (A, B, C))
+        settings.setdefault("private_addresses", True)
+        self.registry = Registry(
+            self.clock, self.store, self.zonefiles, listed=listed, wall=lambda: self.wall, **settings
+        )
+        self.wall = WALL
+        self.told: list[tuple[str, ...]] = []
+        self.registry.on_names(
+            lambda names: self.told.append(("known", *names)),
+            lambda names: self.told.append(("forgotten", *names)),
+        )
+        self.registry.startService()
+
+    def stop(self) -> None:
+        self.registry.stopService()
+        self.store.close()
+        assert not self.clock.getDelayedCalls()
+
+    @property
+    def lays(self) -> list[float]:
+        return [when for when, _ in self.zonefiles.laid]
+
+    def txt(self, name: str = "demo.test") -> list[ServerAddress | None]:
+        live = self.zonefiles.laid[-1][1]
+        rrset = live.get((from_text(name), 16))
+        return [] if rrset is None else [read_txt(rdata[1:].decode()) for rdata in rrset.rdatas]
+
+    def a(self, name: str) -> list[str]:
+        rrset = self.zonefiles.laid[-1][1].get((from_text(name), 1))
+        return [] if rrset is None else [".".join(map(str, rdata)) for rdata in rrset.rdatas]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    bench.stop()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    found: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        found.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(cast(ILogObserver, observe))
+    yield found
+    globalLogPublisher.removeObserver(cast(ILogObserver, observe))
+
+
+def done(deferred: Deferred[Any]) -> Any:
+    results: list[Any] = []
+    deferred.addBoth(results.append)
+    return results[0]
+
+
+def test_a_change_is_laid_in_the_next_turn_and_further_ones_a_second_later(bench: Bench) -> None:
+    assert bench.lays == [0.0]
+    bench.clock.advance(10)
+    bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
+    bench.registry.serving([A], "1", "api.demo.test", YEAR)
+    assert bench.lays == [0.0]
+    bench.clock.advance(0)
+    assert bench.lays == [0.0, 10.0]
+    assert bench.txt("www.demo.test") == [A]
+    bench.clock.advance(0.25)
+    bench.registry.joined([B], "b", "1", {})
+    bench.registry.serving([B], "1", "www.demo.test", YEAR)
+    bench.clock.advance(0.5)
+    assert bench.lays == [0.0, 10.0]
+    bench.clock.advance(0.25)
+    assert bench.lays == [0.0, 10.0, 11.0]
+    assert bench.a("www.demo.test") == ["192.0.2.1", "192.0.2.2"]
+    assert bench.a("api.demo.test") == ["192.0.2.1"]
+    bench.clock.advance(5)
+    assert len(bench.lays) == 3
+
+
+@pytest.mark.parametrize("end", ["dead", "silent", "left", "removed"])
+def test_what_takes_a_server_out_waits_for_nothing(bench: Bench, end: str) -> None:
+    bench.clock.advance(10)
+    bench.registry.joined([A], "a", "1", {})
+    bench.registry.joined([B], "b", "1", {})
+    bench.clock.advance(0)
+    bench.registry.serving([B], "1", "www.demo.test", YEAR)  # is waiting for its second
+    {
+        "dead": lambda: bench.registry.dead(A, "1"),
+        "silent": lambda: bench.registry.silent(A, "1"),
+        "left": lambda: bench.registry.left([A], "a", "1"),
+        "removed": lambda: bench.registry.removed(A),
+    }[end]()
+    bench.clock.advance(0)
+    assert bench.lays == [0.0, 10.0, 10.0]
+    assert bench.txt() == [B]
+    bench.clock.advance(5)
+    assert len(bench.lays) == 3
+
+
+def test_a_name_becomes_known_by_its_first_verified_registration(bench: Bench) -> None:
+    assert not bench.registry.knows("www.demo.test")
+    bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
+    assert bench.registry.knows("www.demo.test")
+    assert bench.store.known() == {"www.demo.test": YEAR}
+    bench.registry.serving([A], "1", "*.apps.demo.test", YEAR)
+    assert bench.registry.knows("x.apps.demo.test")
+    bench.registry.serving([A], "1", "www.demo.test", YEAR)
+    assert bench.told == [("known", "www.demo.test"), ("known", "*.apps.demo.test")]
+
+
+def test_an_invitation_makes_known_and_forget_takes_back(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {})
+    assert done(bench.registry.know("www.demo.test", YEAR)) is None
+    assert done(bench.registry.know("www.demo.test", YEAR)) is None
+    bench.clock.advance(1)
+    assert bench.txt("www.demo.test") == [A]
+    assert bench.a("www.demo.test") == ["192.0.2.1"]  # of all servers, as it has no session
+    assert done(bench.registry.forget("www.demo.test")) is True
+    assert done(bench.registry.forget("www.demo.test")) is False
+    bench.clock.advance(1)
+    assert bench.txt("www.demo.test") == []
+    assert bench.store.known() == {}
+    assert bench.told == [("known", "www.demo.test"), ("forgotten", "www.demo.test")]
+
+
+def test_a_name_is_known_until_its_certificates_have_expired(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {"www.demo.test": WALL + 100})
+    bench.registry.know("www.demo.test", WALL + 200)
+    bench.wall = WALL + 150
+    bench.clock.pump([10] * 7)
+    assert bench.registry.knows("www.demo.test")
+    bench.wall = WALL + 200
+    bench.clock.pump([10] * 4)
+    assert not bench.registry.knows("www.demo.test")
+    assert bench.txt("www.demo.test") == []
+    assert bench.store.known() == {}
+    assert bench.told[-1] == ("forgotten", "www.demo.test")
+
+
+def test_the_first_answer_after_a_restart_is_the_last_one_before_it(tmp_path: Path) -> None:
+    before = Bench(tmp_path)
+    for address, server_id in ((A, "a"), (B, "b"), (C, "c")):
+        before.registry.joined([address], server_id, "1", {"www.demo.test": YEAR})
+    before.registry.dead(C, "1")
+    before.clock.advance(1)
+    before.stop()
+    after = Bench(tmp_path)
+    assert after.lays == [0.0]
+    assert after.txt("www.demo.test") == after.txt() == [A, B]
+    assert after.a("www.demo.test") == ["192.0.2.1", "192.0.2.2"]
+    assert after.registry.boot_at(A) == "1"
+    after.registry.dead(A, "1")
+    after.registry.dead(B, "1")
+    after.clock.advance(1)
+    assert after.txt() == [B]
+    after.stop()
+    last = Bench(tmp_path)
+    assert last.txt() == [B]
+    last.stop()
+
+
+def test_a_server_that_is_no_longer_listed_is_not_published_after_the_restart(tmp_path: Path) -> None:
+    before = Bench(tmp_path)
+    before.registry.joined([A, B], "a", "1", {})
+    before.clock.advance(1)
+    assert before.store.servers() == [SeenServer("a", (A, B), "1")]
+    before.stop()
+    after = Bench(tmp_path, listed=(B, C))
+    assert after.txt() == [B]
+    after.stop()
+    moved = Bench(tmp_path, listed=(C,))
+    assert moved.txt() == [B]  # until there is another
+    moved.registry.joined([C], "c", "1", {})
+    moved.clock.advance(1)
+    assert moved.txt() == [C]
+    moved.stop()
+
+
+def test_private_addresses_are_published_only_where_the_operator_allows_it(tmp_path: Path) -> None:
+    public = ServerAddress("8.8.8.8")
+    bench = Bench(tmp_path, private_addresses=False)
+    bench.registry.joined([A, public], "a", "1", {})
+    bench.clock.advance(1)
+    assert bench.txt() == [public]
+    assert not bench.registry.admits(A)
+    bench.stop()
+
+
+def test_another_discovery_name(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, discovery="tunnels.demo.test")
+    bench.registry.joined([A], "a", "1", {})
+    bench.clock.advance(1)
+    assert bench.txt("tunnels.demo.test") == [A]
+    assert bench.txt() == []
+    bench.stop()
+
+
+def test_new_zones_get_their_records_at_once(bench: Bench, tmp_path: Path) -> None:
+    bench.registry.joined([A], "a", "1", {"www.other.test": YEAR})
+    bench.clock.advance(1)
+    assert bench.txt("www.other.test") == []
+    (tmp_path / "zones" / "other.test.zone").write_text(ZONE.replace("demo", "other"))
+    assert bench.zonefiles.reload() == []
+    bench.registry.zones_changed()
+    assert bench.txt("www.other.test") == [A]
+
+
+def test_after_an_hour_a_silent_server_is_forgotten(bench: Bench) -> None:
+    for address, server_id in ((A, "a"), (B, "b"), (C, "c")):
+        bench.registry.joined([address], server_id, "1", {})
+    bench.registry.silent(B, "1")
+    bench.registry.silent(C, "1")
+    bench.clock.advance(1)
+    assert bench.txt() == [A, B, C]
+    bench.clock.pump([30] * 122)
+    assert bench.txt() == [A]
+
+
+def test_each_change_is_one_line_and_a_held_server_is_warned_of(bench: Bench, lines: list[str]) -> None:
+    bench.registry.joined([A], "a", "1", {})
+    bench.registry.joined([B], "b", "1", {})
+    bench.registry.dead(B, "1")
+    bench.registry.dead(B, "1")
+    bench.registry.silent(A, "1")
+    bench.clock.advance(1)
+    said = [line for line in lines if "192.0.2" in line]
+    assert said == [
+        "server a at 192.0.2.1:443 is up",
+        "server b at 192.0.2.2:443 is up",
+        "server b at 192.0.2.2:443: is dead, was up",
+        "server a at 192.0.2.1:443: is silent, was up",
+        "fleet: 192.0.2.1:443 stays in the DNS though not heard: too few servers would remain without",
+    ]
+    lines.clear()
+    for number in range(2, 100):
+        bench.registry.joined([B], "b", str(number), {})
+        bench.registry.dead(B, str(number))
+    assert sum("dead" in line for line in lines) == 0  # one in 30 s
+
+
+def test_status_is_plain_values(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
+    bench.clock.advance(2)
+    status = bench.registry.status()
+    assert status["servers"] == [
+        {
+            "address": "192.0.2.1:443",
+            "id": "a",
+            "boot": "1",
+            "standing": "up",
+            "seconds": 2.0,
+            "names": 1,
+            "published": True,
+            "held": False,
+        }
+    ]
+    assert status["names"] == [{"name": "www.demo.test", "expires": YEAR, "servers": ["192.0.2.1:443"]}]
+    assert status["conflicts"] == []

@@ -1,0 +1,235 @@
+"""What a server says on its watches, and what it learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import count
+from typing import cast
+
+import pytest
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+
+from appliance.fleet.events import (
+    Ended,
+    ObserverEvent,
+    ServerGreeted,
+    ServerLeft,
+    ServingStarted,
+    ServingStopped,
+    SnapshotTaken,
+)
+from appliance.fleet.watch import Observer
+from appliance.service.server.watches import MAX_WATCHES_OF_NAMESERVER, Watches
+from appliance.service.watchwire import WatchWire
+from appliance.tunnel.certificates import Role, examine, issue_nameserver, read_peer
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.discovery import ServerAddress
+from tests.tunnel.authority import CA, CLIENT, NAMESERVER, WALL
+
+WWW, WILD = "www.example.org", "*.apps.example.org"
+ADDRESS = ServerAddress("192.0.2.1")
+PEM = CLIENT.certificate_pem()
+EXPIRES = CLIENT.certificate.not_valid_after_utc.timestamp()
+OTHER = issue_nameserver(CA, nameserver_id="ns2", wall=WALL)
+
+
+class Watching:
+    """A nameserver's end of a watch, over a fake wire."""
+
+    def __init__(self, watches: Watches, clock: Clock, credential: object = NAMESERVER) -> None:
+        assert isinstance(credential, type(NAMESERVER))
+        self.clock = clock
+        peer = read_peer(credential.certificate)
+        nonces = count()
+        self.observer = Observer(
+            peer.id,
+            lambda: f"o{next(nonces)}",
+            clock.seconds(),
+            server_id="s1",
+            examine=lambda certificate: examine(
+                certificate, role=Role.CLIENT, ca=CA.certificate, revoked=None, wall=WALL
+            ),
+        )
+        self.events: list[ObserverEvent] = []
+        protocol = watches.protocol_for(peer)
+        assert isinstance(protocol, WatchWire)
+        self.protocol = protocol
+        self.transport = StringTransport()
+        self.protocol.makeConnection(self.transport)  # type: ignore[no-untyped-call]
+
+    def turn(self) -> list[ObserverEvent]:
+        """Carry everything; what was heard since the last turn."""
+        for _ in range(5):
+            self.clock.advance(0)
+            octets = self.transport.value()
+            self.transport.clear()
+            self.events += self.observer.receive(octets, self.clock.seconds())
+            if not self.transport.disconnecting:
+                self.protocol.dataReceived(self.observer.data_to_send())
+        events, self.events = self.events, []
+        return events
+
+    def lose(self) -> None:
+        self.protocol.connectionLost()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def watches(clock: Clock) -> Iterator[Watches]:
+    watches = Watches(clock, server_id="s1", boot="b1", addresses=[ADDRESS], wall=WALL.timestamp)
+    watches.startService()  # type: ignore[no-untyped-call]
+    yield watches
+    assert not clock.getDelayedCalls()
+
+
+def test_a_watch_hears_the_snapshot_and_then_every_change(watches: Watches, clock: Clock) -> None:
+    watches.serving(WWW, PEM)
+    watch = Watching(watches, clock)
+    assert watch.turn() == [ServerGreeted("s1", "b1", (ADDRESS,)), SnapshotTaken({WWW: EXPIRES})]
+    watches.serving(WILD, PEM)
+    watches.not_serving(WWW)
+    watches.not_serving("never.example.org")
+    assert watch.turn() == [ServingStarted(WILD, EXPIRES), ServingStopped(WWW)]
+    assert watches.status() == [{"nameserver": "ns1"}]
+    watch.lose()
+    assert watches.status() == []
+
+
+def test_what_a_nameserver_knows_is_known_here_until_all_have_forgotten_it(
+    watches: Watches, clock: Clock
+) -> None:
+    one, two = Watching(watches, clock), Watching(watches, clock, OTHER)
+    one.observer.know(["a.example.org", WILD])
+    two.observer.know(["a.example.org"])
+    one.turn()
+    two.turn()
+    assert watches.known.knows("x.apps.example.org")
+    one.observer.forget(["a.example.org", WILD])
+    one.turn()
+    assert watches.known.knows("a.example.org")
+    assert not watches.known.knows("x.apps.example.org")
+    two.observer.forget(["a.example.org"])
+    two.turn()
+    assert not watches.known.knows("a.example.org")
+    one.lose()
+    two.lose()
+
+
+def test_a_lost_watch_forgets_nothing_and_the_next_one_is_the_truth(watches: Watches, clock: Clock) -> None:
+    first = Watching(watches, clock)
+    first.observer.know([f"n{number}.example.org" for number in range(500)])
+    first.turn()
+    first.lose()
+    assert watches.known.knows("n499.example.org")
+    second = Watching(watches, clock)
+    second.turn()
+    assert watches.known.knows("n499.example.org")
+    second.observer.know(["n1.example.org"])
+    second.turn()
+    assert watches.known.knows("n1.example.org")
+    assert not watches.known.knows("n499.example.org")
+    second.lose()
+
+
+def test_a_name_that_is_served_here_is_known_whatever_anybody_forgets(watches: Watches, clock: Clock) -> None:
+    watches.serving(WWW, PEM)
+    watch = Watching(watches, clock)
+    watch.observer.know([WWW])
+    watch.turn()
+    watch.observer.forget([WWW])
+    watch.turn()
+    assert watches.known.expires(WWW) == EXPIRES
+    watches.not_serving(WWW)
+    assert watches.known.knows(WWW)
+    watch.lose()
+
+
+def test_a_revoked_nameserver_is_told_so(watches: Watches, clock: Clock) -> None:
+    one, two = Watching(watches, clock), Watching(watches, clock, OTHER)
+    one.turn()
+    two.turn()
+    watches.revoke(RevocationList(1, frozenset({NAMESERVER.certificate.serial_number})))
+    (ended,) = one.turn()
+    assert isinstance(ended, Ended)
+    assert "the nameserver's certificate was revoked" in ended.text
+    assert one.transport.disconnecting
+    assert not two.transport.disconnecting
+    one.lose()
+    two.lose()
+
+
+def test_a_server_that_stops_says_that_it_leaves(watches: Watches, clock: Clock) -> None:
+    watch = Watching(watches, clock)
+    watch.turn()
+    watches.stopService()
+    left, ended = watch.turn()
+    assert left == ServerLeft()
+    assert isinstance(ended, Ended)
+    assert watch.transport.disconnecting
+    watch.lose()
+
+
+def test_a_silent_nameserver_is_cut(watches: Watches, clock: Clock) -> None:
+    watch = Watching(watches, clock)
+    watch.turn()
+    clock.pump([0.5] * 10)
+    assert watch.transport.disconnected
+    watch.lose()
+
+
+def test_nonsense_ends_the_watch_with_one_line(watches: Watches, clock: Clock) -> None:
+    lines: list[str] = []
+
+    def observe(event: LogEvent) -> None:
+        lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(cast(ILogObserver, observe))
+    for _ in range(3):
+        watch = Watching(watches, clock)
+        watch.protocol.dataReceived(b"GET / HTTP/1.1\r\n")
+        assert watch.transport.disconnected
+        watch.lose()
+    globalLogPublisher.removeObserver(cast(ILogObserver, observe))
+    assert len([line for line in lines if "its watch ended" in line]) == 1
+
+
+def test_one_nameserver_cannot_take_all_watches(watches: Watches, clock: Clock) -> None:
+    many = [Watching(watches, clock) for _ in range(MAX_WATCHES_OF_NAMESERVER)]
+    one_more = Watching(watches, clock)
+    assert one_more.transport.disconnecting
+    other = Watching(watches, clock, OTHER)
+    assert not other.transport.disconnecting
+    for watch in (*many, one_more, other):
+        watch.lose()
+
+
+def test_the_end_in_the_same_process(watches: Watches, clock: Clock) -> None:
+    end = watches.local()
+    woken: list[bool] = []
+    watches.serving(WWW, PEM)
+    end.start(lambda: woken.append(True))
+    observer = Observer(
+        "ns1",
+        lambda: "n",
+        0.0,
+        server_id=end.server_id,
+        examine=lambda certificate: examine(
+            certificate, role=Role.CLIENT, ca=CA.certificate, revoked=None, wall=WALL
+        ),
+    )
+    observer.know(["a.example.org"])
+    end.receive(observer.data_to_send())
+    assert watches.known.knows("a.example.org")
+    assert observer.receive(end.data_to_send(), 0.0) == [
+        ServerGreeted("s1", "b1", (ADDRESS,)),
+        SnapshotTaken({WWW: EXPIRES}),
+    ]
+    watches.not_serving(WWW)
+    assert woken == [True]
+    assert observer.receive(end.data_to_send(), 0.0) == [ServingStopped(WWW)]
