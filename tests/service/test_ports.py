@@ -30,6 +30,17 @@ def test_sockets_are_bound_and_do_not_block(host: str) -> None:
             pass
 
 
+def test_a_restart_need_not_wait_for_old_connections() -> None:
+    with bind_tcp("127.0.0.1", 0) as first:
+        address = first.getsockname()
+        with socket.create_connection(address) as visitor:
+            first.setblocking(True)
+            first.accept()[0].close()  # the side that closes first keeps the port in TIME_WAIT
+            assert visitor.recv(1) == b""
+    with bind_tcp(*address):
+        pass
+
+
 def test_ipv6_takes_no_ipv4() -> None:
     with bind_udp("::", 0) as six, bind_udp("0.0.0.0", six.getsockname()[1]):
         pass

@@ -162,6 +162,16 @@ def test_a_full_disk_fails_the_change_and_not_the_store(store: Store) -> None:
     assert store.known() == {large: 1.0}
 
 
+def test_a_change_that_fails_halfway_leaves_nothing(store: Store) -> None:
+    statements = (("DELETE FROM serials", ()), ("INSERT INTO nowhere VALUES (1)", ()))
+    store.reserve(ZONE, 1)
+    assert "no such table" in _failure(store._change(lambda: None, statements).done)
+    store.reserve(OTHER, 2)
+    connection = store._connection
+    assert connection is not None
+    assert connection.execute("SELECT count(*) FROM serials").fetchone() == (2,)
+
+
 def _refusal(path: Path) -> str:
     with pytest.raises(StoreRefused) as refused:
         Store(path, Clock()).open()

@@ -203,7 +203,9 @@ def test_half_close_of_a_peer_that_reads_slowly(peers: _Peers) -> None:
     peer = peers.peer()
     peer.is_read = False
     peer.protocol.dataReceived(framed(*(large_question(number) for number in range(20))))
+    held = len(_numbers(peer))
     peer.protocol.readConnectionLost()
+    assert len(_numbers(peer)) == held
     for _ in range(20):
         peers.clock.advance(1)
         if peer.unread:

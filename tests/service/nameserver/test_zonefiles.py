@@ -207,6 +207,10 @@ def test_a_renamed_file_is_the_same_zone(site: _Site) -> None:
     site.write("demo.zone", "oops")  # a bad file under the old name has nothing to keep
     assert len(site.zonefiles.reload()) == 1
     assert site.zonefiles.apexes == {DEMO}
+    site.write("z.zone", "oops")  # both at once: the good file is the zone
+    site.write("good.zone", _text("demo.test", "www A 192.0.2.80"))
+    assert len(site.zonefiles.reload()) == 2
+    assert site.rdatas("www.demo.test")
 
 
 def test_two_files_for_one_zone_keep_the_one_in_service(site: _Site) -> None:
@@ -379,6 +383,7 @@ def test_a_reload_that_gets_no_serial_changes_nothing(site: _Site, monkeypatch: 
     site.write("other.zone", _text("other.test"))
     with pytest.raises(StoreFailed):
         site.zonefiles.reload()
+    site.zonefiles.lay(_live(_address("www.keep.test")))
     assert site.zone() is before
     assert site.zonefiles.apexes == {DEMO}
     monkeypatch.undo()
