@@ -127,6 +127,10 @@ def read_field(line: bytes) -> tuple[bytes, bytes]:
     name = name.lower()
     if b"_" in name and name.replace(b"_", b"-") in ROUTING_AND_FRAMING:
         raise HeadRefused(400, "A field has the name of another one, but for an underscore.")
+    if (
+        b"\t" in value and name in ROUTING_AND_FRAMING
+    ):  # a blank to RFC 9110 5.6.3, but a part of the value to nginx
+        raise HeadRefused(400, "A tab is in a field that decides where a request goes or ends.")
     return name, value.strip(b" \t")
 
 
