@@ -1,0 +1,112 @@
+"""Opening a connection with a bare non-blocking socket, to the first address that takes it; hides connect(2).
+
+Lanes and origins are dialled the same way; what a failure means is for whoever dials.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from appliance.service.readiness import ENDING, WRITABLE, Readiness
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A socket address: ``address`` is (host, port) with an IP address, or the path of a unix socket."""
+
+    family: socket.AddressFamily
+    address: tuple[str, int] | str
+
+
+#: Given the connected socket, registered with the readiness and yours, or why there is none.
+Done = Callable[[socket.socket | OSError], None]
+
+
+class Dial:
+    """One attempt to connect. ``done`` is called once, perhaps before the constructor returns, and not after
+    ``cancel()``.
+
+    The targets are tried in turn; the last one's error is told, ``TimeoutError`` when ``seconds`` are over.
+    """
+
+    def __init__(
+        self, readiness: Readiness, reactor: Any, targets: Sequence[Target], seconds: float, done: Done
+    ) -> None:
+        self._readiness = readiness
+        self._targets = list(targets)
+        self._done: Done | None = done
+        self._sock: socket.socket | None = None
+        self._error: OSError = OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
+        self._timer = reactor.callLater(seconds, self._timed_out)
+        self._next()
+
+    def cancel(self) -> None:
+        """Give up, without a word."""
+        self._done = None
+        self._drop()
+        self._stop_timer()
+
+    def _next(self) -> None:
+        while self._targets:
+            target = self._targets.pop(0)
+            try:
+                self._sock = _connecting(target)
+            except OSError as error:
+                self._error = error
+                continue
+            self._readiness.register(self._sock, self._ready)
+            return
+        self._tell(self._error)
+
+    def _ready(self, events: int) -> None:
+        sock = self._sock
+        if sock is None or not events & (WRITABLE | ENDING):
+            return
+        number = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if number:
+            self._error = OSError(number, os.strerror(number))
+            self._drop()
+            self._next()
+            return
+        self._sock = None
+        self._tell(sock)
+
+    def _timed_out(self) -> None:
+        self._targets.clear()
+        self._drop()
+        self._tell(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
+
+    def _tell(self, result: socket.socket | OSError) -> None:
+        self._stop_timer()
+        done, self._done = self._done, None
+        if done is not None:
+            done(result)
+
+    def _drop(self) -> None:
+        if self._sock is not None:
+            self._readiness.forget(self._sock)
+            self._sock.close()
+            self._sock = None
+
+    def _stop_timer(self) -> None:
+        if self._timer.active():
+            self._timer.cancel()
+
+
+def _connecting(target: Target) -> socket.socket:
+    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        if target.family != socket.AF_UNIX:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        number = sock.connect_ex(target.address)
+        if number not in (0, errno.EINPROGRESS):
+            raise OSError(number, os.strerror(number))
+    except BaseException:
+        sock.close()
+        raise
+    return sock

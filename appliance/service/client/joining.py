@@ -1,0 +1,208 @@
+"""The tunnel client: which servers it is joined to; the service that holds all its others.
+
+Where servers are comes from the invitation and from the resolver, what follows from that is the
+:class:`~appliance.tunnel.discovery.Joiner`'s, and each address that it names has a link. The parts that need
+this process to be the one that stays (descriptors, threads, files) are made in ``startService``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.application import service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.logger import Logger
+
+from appliance.service.client.instance import Instance
+from appliance.service.client.links import Client, Link
+from appliance.service.client.origins import Origins
+from appliance.service.client.resolver import Resolver
+from appliance.service.client.tls import ClientTls
+from appliance.service.client.visits import Visits
+from appliance.service.readiness import Readiness
+from appliance.service.relay import Relay
+from appliance.settings import ClientSettings
+from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.discovery import Joiner, ServerAddress
+from appliance.tunnel.invitation import Invitation
+
+#: A warning from a month before the invitation ends, and once a day from then on.
+WARN_BEFORE_DAYS = 30
+_DAY_SECONDS = 86400.0
+
+
+def _wall() -> datetime:
+    return datetime.now(UTC)
+
+
+class TunnelClient(service.Service):
+    """Keeps this client joined to every server, from ``startService()`` to ``stopService()``.
+
+    ``jitter(low, high)`` draws every random pause, ``wall()`` is the calendar (aware).
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: ClientSettings,
+        invitation: Invitation,
+        *,
+        wall: Callable[[], datetime] = _wall,
+        jitter: Callable[[float, float], float] = random.uniform,
+    ) -> None:
+        """Opens nothing. Raises CredentialRefused if the invitation's certificates cannot be read."""
+        self._reactor = reactor
+        self._settings = settings
+        self._invitation = invitation
+        self._wall = wall
+        self._jitter = jitter
+        self._credential = read_credential(invitation.credential_pem)
+        self._tls = ClientTls(
+            invitation.service_name, read_certificate(invitation.ca_pem), self._credential, wall
+        )
+        self.origins = Origins(settings, invitation.names, reactor)
+        nameserver = settings.resolver
+        self._resolver = Resolver(
+            reactor,
+            invitation.discovery,
+            self._found,
+            nameserver=None if nameserver is None else (nameserver.host, nameserver.port),
+            jitter=jitter,
+        )
+        self._joiner = Joiner()
+        self._links: dict[ServerAddress, Link] = {}
+        self._claims: dict[str, Link] = {}  # by server id: the link that may say hello to it
+        self._joined: set[Link] = set()
+        self._stopping: set[Deferred[None]] = set()
+        self._expiry: Any = None
+        self._instance: Instance | None = None
+        self._client: Client | None = None
+        self._readiness: Readiness | None = None
+        self._relay: Relay | None = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._readiness = Readiness(self._reactor)
+        self._readiness.start()
+        self._relay = Relay(self._readiness)
+        visits = Visits(self._reactor, self._readiness, self._relay, self.origins)
+        self._instance = Instance(self._settings.state)
+        if self._instance.trouble:
+            self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
+        self._client = Client(
+            self._reactor, visits, self._tls, self._instance.id, self.origins.offers(), self._jitter
+        )
+        self._warn_of_expiry()
+        self._joiner.found(self._invitation.servers, self._reactor.seconds())
+        self._review()
+        self._resolver.startService()
+
+    def stopService(self) -> Deferred[Any]:
+        """Say goodbye to every server, end what is joined, and let go of everything."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._resolver.stopService()
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+        links, self._links = list(self._links.values()), {}
+        for link in links:
+            self._stop(link)
+        if self._client is not None:
+            self._client.visits.stop()
+        if self._relay is not None:
+            self._relay.stop()
+        return DeferredList(list(self._stopping)).addCallback(self._stopped)
+
+    def _stopped(self, _: object) -> None:
+        if self._readiness is not None:
+            self._readiness.stop()
+        if self._instance is not None:
+            self._instance.close()
+
+    @property
+    def joined(self) -> list[ServerAddress]:
+        """The addresses of the servers that this client is joined to now."""
+        return sorted(link.address for link in self._joined)
+
+    @property
+    def links(self) -> dict[ServerAddress, Link]:
+        """The links that there are, up or not."""
+        return dict(self._links)
+
+    # Which servers
+
+    def _found(self, servers: tuple[ServerAddress, ...]) -> None:
+        self._joiner.found(servers, self._reactor.seconds())
+        self._review()
+
+    def _review(self) -> None:
+        """Have a link to each address that the Joiner names, and to no other."""
+        if not self.running or self._client is None:
+            return
+        wanted = self._joiner.to_join(self._reactor.seconds())
+        for address in [address for address in self._links if address not in wanted]:
+            self._stop(self._links.pop(address))
+        for address in wanted:
+            if address not in self._links:
+                link = self._links[address] = Link(self._client, address, self)
+                link.startService()
+
+    def _stop(self, link: Link) -> None:
+        stopped = link.stopService()
+        self._stopping.add(stopped)
+        stopped.addBoth(lambda _: self._stopping.discard(stopped))
+
+    # What links tell
+
+    def may_join(self, link: Link, server_id: str) -> bool:
+        """One link a server, by the first address to get there: a second ``hello`` would end the first
+        session.
+        """
+        holder = self._claims.setdefault(server_id, link)
+        if holder is link:
+            return True
+        if holder in self._joined:
+            now = self._reactor.seconds()
+            # Tell the Joiner whose address it is without giving up the link that there is.
+            self._joiner.linked(link.address, server_id)
+            self._joiner.linked(holder.address, server_id)
+            self._joiner.unlinked(link.address, now)
+            self._reactor.callLater(0, self._review)
+        return False
+
+    def welcomed(self, link: Link, server_id: str) -> None:
+        """``welcome`` has come."""
+        self._joined.add(link)
+        self._joiner.linked(link.address, server_id)
+        self._review()
+
+    def parted(self, link: Link) -> None:
+        """A link is gone: ask at once where servers are now."""
+        for server_id, holder in list(self._claims.items()):
+            if holder is link:
+                del self._claims[server_id]
+        if link in self._joined:
+            self._joined.discard(link)
+            self._joiner.unlinked(link.address, self._reactor.seconds())
+            self._resolver.look_up_now()
+            self._review()
+
+    # The invitation's end
+
+    def _warn_of_expiry(self) -> None:
+        self._expiry = self._reactor.callLater(_DAY_SECONDS, self._warn_of_expiry)
+        expires = self._credential.certificate.not_valid_after_utc
+        days = (expires - self._wall()).days
+        if days < 0:
+            self.log.error("the invitation expired on {expires:%Y-%m-%d}; ask for a new one", expires=expires)
+        elif days <= WARN_BEFORE_DAYS:
+            self.log.warn(
+                "the invitation expires on {expires:%Y-%m-%d}, in {days} days; ask for a new one",
+                expires=expires,
+                days=days,
+            )

@@ -1,0 +1,454 @@
+"""The link to one server address: dialled for ever, and what is said when it is joined, refused or lost.
+
+Hides TLS over Twisted, the clock of the :class:`~appliance.tunnel.session.ClientSession`, and retrying. A
+link counts as connected when the server's ``welcome`` has come, not before: in TLS 1.3 a client's handshake
+is over before the server has looked at its certificate, and a pause that began anew with every such
+connection would be no pause.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from typing import Protocol as Shape
+
+from OpenSSL import SSL
+from twisted.application import service
+from twisted.application.internet import ClientService
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.logger import ILogObserver, Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer, provider
+
+from appliance.service import keepalive
+from appliance.service.client.complaints import Complaints
+from appliance.service.client.dial import Target
+from appliance.service.client.lanes import Lanes, Session
+from appliance.service.client.origins import in_words
+from appliance.service.client.tls import LINK_ALPN, ClientTls, ServerProof, ServerRefused, tls_words
+from appliance.service.client.visits import Visits
+from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.session import (
+    ClientSession,
+    Ended,
+    LanesAsked,
+    NameRefused,
+    NameRegistered,
+    Offer,
+    ServerDraining,
+    Welcomed,
+)
+
+#: For the TCP connection, and again for the TLS handshake. The session itself waits for the welcome.
+CONNECT_SECONDS = 10.0
+HANDSHAKE_SECONDS = 10.0
+#: Full jitter, for ever: uniform(0, min(20 s, 0.5 s * 2^n)). With 1,000 clients and 387 handshakes a second
+#: the whole fleet is back within 20 s of its server.
+RETRY_CEILING_SECONDS = 20.0
+RETRY_BASE_SECONDS = 0.5
+#: A session that lasted this long shows that the server is well: the next pause is a first one again.
+STABLE_SECONDS = 30.0
+#: How long the last words of a link that is stopped may take.
+STOP_SECONDS = 2.0
+
+
+class LinkFailed(Exception):
+    """The server could not be joined"""
+
+
+class Alternate(LinkFailed):
+    """It is another address of a server that is joined already"""
+
+
+class Keeper(Shape):
+    """Whoever keeps the links: told of each one's fate."""
+
+    def may_join(self, link: Link, server_id: str) -> bool:
+        """The server has proved who it is, and nothing was said yet: whether to go on."""
+
+    def welcomed(self, link: Link, server_id: str) -> None:
+        """The server has welcomed this client."""
+
+    def parted(self, link: Link) -> None:
+        """The connection is gone, after ``may_join``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What all links of a client share."""
+
+    reactor: Any
+    visits: Visits
+    tls: ClientTls
+    instance: str
+    offers: Mapping[str, Offer]
+    jitter: Callable[[float, float], float]
+    nonce: Callable[[], str] = lambda: secrets.token_hex(8)
+
+
+class Link(service.Service):
+    """The link to ``address`` and its lanes: dialled from ``startService()`` on, until ``stopService()``."""
+
+    log = Logger()
+
+    def __init__(self, client: Client, address: ServerAddress, keeper: Keeper) -> None:
+        self.client = client
+        self.address = address
+        self.keeper = keeper
+        self.complaints = Complaints()
+        self._talk: _Talk | None = None
+        self._failures = 0
+        self._come_back: float | None = None
+        self._dialling = _Redial(_Welcome(self), Factory.forProtocol(Protocol), self.pause, client.reactor)
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._dialling.startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Say goodbye and close; fires when the connection is gone."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        talk = self._talk
+        if talk is not None:
+            talk.goodbye("stopping", "the tunnel client is stopping")
+        stopped: Deferred[None] = self._dialling.stopService()
+        if not stopped.called and talk is not None:
+            abort = self.client.reactor.callLater(STOP_SECONDS, talk.abort)
+            stopped.addBoth(lambda result: abort.cancel() if abort.active() else None)
+        return stopped
+
+    @property
+    def lanes(self) -> Lanes | None:
+        """The lanes of the session, if there is one."""
+        return None if self._talk is None else self._talk.lanes
+
+    # What the endpoint tells
+
+    def began(self, talk: _Talk) -> None:
+        self._talk = talk
+
+    def ended(self, talk: _Talk, words: str, lasted: float | None) -> None:
+        """The connection is gone. ``lasted``: the seconds since the welcome; None if there was none."""
+        if self._talk is talk:
+            self._talk = None
+        if lasted is None:
+            return
+        if lasted >= STABLE_SECONDS:
+            self._failures = 0
+        if self.running:
+            self.log.warn(
+                "left server {id} at {address}: {words}", id=talk.server, address=self.address, words=words
+            )
+
+    def failed(self, reason: Exception) -> None:
+        """An attempt to join came to nothing."""
+        if isinstance(reason, Alternate):
+            return
+        words = str(reason)
+        if self.complaints.new(self.address, words):
+            self.log.warn(
+                "cannot join the server at {address}: {words}; trying again",
+                address=self.address,
+                words=words,
+            )
+
+    def come_back(self, seconds: float) -> None:
+        """The server is about to leave, and asks to be dialled again so much later."""
+        self._come_back = seconds
+
+    def pause(self, _attempt: int) -> float:
+        """The seconds until the next attempt; each call is one more failure."""
+        self._failures += 1
+        ceiling = min(RETRY_CEILING_SECONDS, RETRY_BASE_SECONDS * 2 ** min(self._failures, 10))
+        later, self._come_back = self._come_back or 0.0, None
+        return later + self.client.jitter(0.0, ceiling)
+
+
+@provider(ILogObserver)
+def _unheard(event: object) -> None:
+    """No log."""
+
+
+class _Redial(ClientService):
+    """Twisted's, without its line in the log for every attempt: the link has its own words."""
+
+    _log = Logger(observer=_unheard)
+
+
+@implementer(IStreamClientEndpoint)
+class _Welcome:
+    """The endpoint of a ``ClientService``: its connections are those that were welcomed.
+
+    (``prepareConnection`` is for this, but as of Twisted 26.10 a connection that is lost while it is being
+    prepared ends in ``NoTransition`` in the state machine of ``ClientService``.)
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:
+        """Twisted: fires with the factory's protocol, on a connection over which ``welcome`` has come."""
+        link = self._link
+        address, reactor = link.address, link.client.reactor
+        proof = link.client.tls.connection(LINK_ALPN)
+        talk = _Talk(link, proof)
+        endpoint = (TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint)(
+            reactor, address.host, address.port, timeout=CONNECT_SECONDS
+        )
+        connecting: Deferred[Any] = wrapClientTLS(proof, endpoint).connect(Factory.forProtocol(lambda: talk))
+
+        def give_up(_: object) -> None:
+            connecting.cancel()
+            talk.abort()
+
+        result: Deferred[Any] = Deferred(give_up)
+
+        def welcomed(_: object) -> None:
+            outer = protocolFactory.buildProtocol(None)
+            talk.lost = outer.connectionLost
+            outer.makeConnection(talk.transport)
+            result.callback(outer)
+
+        def failed(failure: Failure) -> None:
+            reason = failure.value
+            if not failure.check(LinkFailed):
+                reason = LinkFailed(_connect_words(failure))
+            if not failure.check(CancelledError):
+                link.failed(reason)  # type: ignore[arg-type]
+            result.errback(failure)
+
+        connecting.addCallback(lambda _: talk.welcomed).addCallbacks(welcomed, failed)
+        return result
+
+
+@implementer(IHandshakeListener)
+class _Talk(Protocol):
+    """One connection of a link: the session over it."""
+
+    def __init__(self, link: Link, proof: ServerProof) -> None:
+        self.welcomed: Deferred[None] = Deferred()
+        self.lost: Callable[[Failure], None] | None = None
+        self.lanes: Lanes | None = None
+        self.server = ""
+        self._link = link
+        self._client = link.client
+        self._proof = proof
+        self._session: ClientSession | None = None
+        self._server_id = ""
+        self._claimed = False
+        self._since: float | None = None
+        self._unanswered: set[str] = set()
+        self._accepted: list[str] = []
+        self._why = ""
+        self._timer: Any = None
+
+    # Twisted
+
+    def connectionMade(self) -> None:
+        self._link.began(self)
+        sock = _socket_under(self.transport)
+        if sock is not None:
+            keepalive.of_link(sock)
+        self._timer = self._client.reactor.callLater(
+            HANDSHAKE_SECONDS, self._give_up, "it did not finish the TLS handshake in time"
+        )
+
+    def handshakeCompleted(self) -> None:
+        """Twisted: TLS is up, the server's certificate was verified; nothing was said yet."""
+        try:
+            peer = self._proof.check(self._client.tls)
+        except ServerRefused as refused:
+            self._give_up(str(refused))
+            return
+        if not self._link.keeper.may_join(self._link, peer.id):
+            self._fail(Alternate(f"another address of server {peer.id}"))
+            self.abort()
+            return
+        self._claimed = True
+        self._server_id = peer.id
+        now = self._client.reactor.seconds()
+        self._unanswered = set(self._client.offers)
+        self._session = ClientSession(
+            instance=self._client.instance, offers=self._client.offers, nonce=self._client.nonce, now=now
+        )
+        self._go_on()
+
+    def dataReceived(self, data: bytes) -> None:
+        if self._session is not None:
+            self._follow(self._session.receive(data, self._client.reactor.seconds()))
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_timer()
+        now = self._client.reactor.seconds()
+        words = self._why or self._proof.refusal or _lost_words(reason)
+        if self.lanes is not None:
+            self.lanes.stop()
+            self.lanes = None
+        self._link.ended(self, words, None if self._since is None else now - self._since)
+        if self._claimed:
+            self._claimed = False
+            self._link.keeper.parted(self._link)
+        self._fail(LinkFailed(words))
+        if self.lost is not None:
+            lost, self.lost = self.lost, None
+            lost(reason)
+
+    # What the link asks for
+
+    def goodbye(self, reason: str, text: str) -> None:
+        if self._session is not None:
+            self._session.goodbye(reason, text)
+            self._write()
+
+    def abort(self) -> None:
+        transport: Any = self.transport
+        if transport is not None:
+            transport.abortConnection()
+
+    # The session
+
+    def _follow(self, events: list[Any]) -> None:
+        for event in events:
+            match event:
+                case Welcomed():
+                    self._welcomed(event)
+                case NameRegistered(name=name):
+                    self._accepted.append(name)
+                    self._answered(name)
+                case NameRefused(name=name, text=text):
+                    self._refused(name, text)
+                case LanesAsked(kind=kind, held=held, waiting=waiting):
+                    if self.lanes is not None:
+                        self.lanes.asked("tls" if kind == "tls" else "plain", held, waiting)
+                case ServerDraining(reconnect_in=seconds):
+                    self._link.come_back(seconds)
+                    self._log("server {id} at {address} is leaving", id=self.server)
+                case Ended(text=text):
+                    self._why = self._why or text
+        self._go_on()
+        if any(isinstance(event, Ended) for event in events) and self.transport is not None:
+            self.transport.loseConnection()
+            self._timer = self._client.reactor.callLater(STOP_SECONDS, self.abort)
+
+    def _go_on(self) -> None:
+        """Send what the session has to say, and wait for what comes next."""
+        self._write()
+        assert self._session is not None
+        self._stop_timer()
+        deadline = self._session.next_deadline()
+        if deadline is not None:
+            delay = max(0.0, deadline - self._client.reactor.seconds())
+            self._timer = self._client.reactor.callLater(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        assert self._session is not None
+        self._follow(self._session.tick(self._client.reactor.seconds()))
+
+    def _write(self) -> None:
+        assert self._session is not None
+        octets = self._session.data_to_send()
+        if octets and self.transport is not None:
+            self.transport.write(octets)
+
+    def _welcomed(self, event: Welcomed) -> None:
+        if event.server != self._server_id:
+            self._give_up(f"it says it is {event.server} and its certificate is that of {self._server_id}")
+            return
+        self.server = event.server
+        self._since = self._client.reactor.seconds()
+        connection = self._proof.connection
+        exported = connection.export_keying_material(EXPORTER_LABEL, EXPORTED_OCTETS, b"")
+        host, port = self._link.address.host, self._link.address.port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        session = Session(
+            Target(family, (host, port)),
+            event.session,
+            lane_keys(exported),
+            self._client.tls,
+            connection.get_session(),
+        )
+        called = f"server {self.server} at {self._link.address}"
+        self.lanes = Lanes(self._client.reactor, self._client.visits, session, called)
+        self._link.keeper.welcomed(self._link, self.server)
+        self.welcomed.callback(None)
+        self.lanes.start()
+
+    def _refused(self, name: str, text: str) -> None:
+        if self._link.complaints.new(name, text):
+            self._link.log.error(
+                "server {id} at {address} refuses {name}: {text}",
+                id=self.server,
+                address=self._link.address,
+                name=name,
+                text=text,
+            )
+        self._answered(name)
+
+    def _answered(self, name: str) -> None:
+        """One more name was accepted or refused; after the last one the client is joined."""
+        if name not in self._unanswered or self._since is None:
+            return
+        self._unanswered.discard(name)
+        if self._unanswered or not self._accepted:
+            return
+        self._link.complaints.over(self._link.address)
+        # End-to-end tests and people wait for this line.
+        self._log("joined server {id} at {address}: {names}", id=self.server, names=", ".join(self._accepted))
+
+    # The end
+
+    def _give_up(self, words: str) -> None:
+        self._why = self._why or words
+        self._fail(LinkFailed(words))
+        self.abort()
+
+    def _fail(self, reason: LinkFailed) -> None:
+        if not self.welcomed.called:
+            self.welcomed.errback(reason)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _log(self, text: str, **words: object) -> None:
+        self._link.log.info(text, address=self._link.address, **words)
+
+
+def _socket_under(transport: Any) -> socket.socket | None:
+    """The TCP socket below Twisted's TLS."""
+    under = getattr(transport, "transport", None)
+    sock = under.getHandle() if under is not None and hasattr(under, "getHandle") else None
+    return sock if isinstance(sock, socket.socket) else None
+
+
+def _connect_words(failure: Failure) -> str:
+    """Why there was no TCP connection."""
+    reason = failure.value
+    if failure.check(error.TimeoutError, error.TCPTimedOutError):
+        return "it did not answer in time"
+    if isinstance(reason, error.ConnectError) and isinstance(reason.osError, int):
+        return in_words(OSError(reason.osError, os.strerror(reason.osError)))
+    return str(failure.getErrorMessage())
+
+
+def _lost_words(failure: Failure) -> str:
+    """Why a connection is gone."""
+    reason = failure.value
+    if isinstance(reason, SSL.Error) and reason.args:
+        return f"TLS: {tls_words(reason.args[0])}"
+    if failure.check(error.ConnectionDone, SSL.Error):
+        return "it closed the connection"
+    if failure.check(error.ConnectionLost, error.ConnectionAborted):
+        return "the connection broke"
+    return str(failure.getErrorMessage())

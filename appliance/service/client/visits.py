@@ -1,0 +1,261 @@
+"""One visitor, from the sealed header that came on a lane to the join with his origin.
+
+Until the join this end reads what the server sends (a ClientHello, or the head of a request), brings it to
+the origin, and answers with one status octet. For TLS ``JOINED`` waits for the origin's first octets and
+goes in front of them, so that it means "the origin answers"; a visitor whose origin says nothing can still be
+given to another client. For plain HTTP the origin owes no answer yet, and ``JOINED`` goes out at the
+connect.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.logger import Logger
+
+from appliance.service.client.complaints import Complaints
+from appliance.service.client.dial import Dial, Target
+from appliance.service.client.origins import Origins, Way, in_words, status_of
+from appliance.service.readiness import ENDING, READABLE, WRITABLE, Readiness
+from appliance.service.relay import Ended, Relay, Wire
+from appliance.tunnel.lane import Status
+from appliance.tunnel.proxyheader import Kind, ProxyHeader
+
+#: An origin is beside its client; one that takes longer to accept is as good as gone, and the visitor waits.
+CONNECT_SECONDS = 5.0
+#: How long an origin may think about a ClientHello: what the server waits for at the last client of a name.
+ANSWER_SECONDS = 10.0
+#: How long a refused lane stays open for the server to read why. A close with octets unread would be a reset,
+#: which overtakes the status octet.
+LEAVE_SECONDS = 5.0
+#: Held for the origin before the join. A ClientHello is at most 16 KiB and the server sends nothing behind
+#: it; more is left in the socket.
+MAX_EARLY_OCTETS = 1 << 16
+
+_READ_OCTETS = 1 << 16
+
+
+class Visits:
+    """Everything that visitors of all lanes share: where origins are, and what joins two wires."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, readiness: Readiness, relay: Relay, origins: Origins) -> None:
+        self.reactor = reactor
+        self.readiness = readiness
+        self.relay = relay
+        self.origins = origins
+        self.complaints = Complaints()
+        self.waiting: set[Visit | _Leaving] = set()
+
+    def begin(self, lane: Wire, header: ProxyHeader, early: bytes) -> None:
+        """Take over a lane, registered with the readiness, whose header was opened; ``early`` came behind
+        it.
+        """
+        Visit(self, lane, header, early).begin()
+
+    def stop(self) -> None:
+        """End the visits that are not joined yet; the relay has the others."""
+        for visit in list(self.waiting):
+            visit.end()
+
+
+class Visit:
+    """The visitor until he is joined or refused."""
+
+    def __init__(self, visits: Visits, lane: Wire, header: ProxyHeader, early: bytes) -> None:
+        self._visits = visits
+        self._lane = lane
+        self._header = header
+        self._early = early  # for the origin
+        self._origin: socket.socket | None = None
+        self._way: Way | None = None
+        self._dial: Dial | None = None
+        self._timer: Any = None
+        self._over = False
+
+    def begin(self) -> None:
+        self._visits.waiting.add(self)
+        self._visits.readiness.change(self._lane, self._lane_ready)
+        self._way = self._visits.origins.way(self._header.authority, self._header.kind)
+        if self._way is None:
+            what = "plain HTTP" if self._header.kind is Kind.HTTP else "TLS"
+            self._refuse(Status.NO_ORIGIN, self._header.authority, f"no origin for {what} here")
+            return
+        self._lane_ready(READABLE)
+        if not self._over:
+            self._visits.origins.find(self._way.origin, self._found)
+
+    def end(self) -> None:
+        """Close whatever is open, without a word."""
+        if self._drop():
+            self._visits.readiness.forget(self._lane)
+            self._lane.close()
+
+    # The origin
+
+    def _found(self, targets: list[Target]) -> None:
+        if self._over:
+            return
+        if not targets:
+            self._origin_failed(Status.ORIGIN_UNREACHABLE, "its host name has no address")
+            return
+        visits = self._visits
+        self._dial = Dial(visits.readiness, visits.reactor, targets, CONNECT_SECONDS, self._dialled)
+
+    def _dialled(self, result: socket.socket | OSError) -> None:
+        self._dial = None
+        if self._over:
+            return
+        if isinstance(result, OSError):
+            self._origin_failed(status_of(result), in_words(result))
+            return
+        assert self._way is not None
+        self._origin = result
+        if self._way.proxy_protocol:
+            self._early = self._header.for_origin().octets() + self._early
+        if self._header.kind is Kind.HTTP:
+            self._join(b"")
+            return
+        self._timer = self._visits.reactor.callLater(ANSWER_SECONDS, self._silent)
+        self._visits.readiness.change(result, self._origin_ready)
+        self._origin_ready(READABLE | WRITABLE)
+
+    def _origin_ready(self, events: int) -> None:
+        if self._over:
+            return
+        assert self._origin is not None
+        try:
+            self._write_origin()
+            octets = self._origin.recv(_READ_OCTETS)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._origin_failed(Status.ORIGIN_REFUSED, f"it broke the connection off: {in_words(error)}")
+            return
+        if octets:
+            self._join(octets)
+        else:
+            self._origin_failed(Status.ORIGIN_REFUSED, "it closed the connection without an answer")
+
+    def _write_origin(self) -> None:
+        """Give the origin what there is, as far as it takes it; what is left goes with the join."""
+        assert self._origin is not None
+        try:
+            while self._early:
+                self._early = self._early[self._origin.send(self._early) :]
+        except BlockingIOError:
+            pass
+
+    def _silent(self) -> None:
+        self._origin_failed(
+            Status.ORIGIN_SILENT, f"it accepted and said nothing to a ClientHello for {ANSWER_SECONDS:.0f} s"
+        )
+
+    def _origin_failed(self, status: Status, words: str) -> None:
+        assert self._way is not None
+        self._refuse(status, str(self._way.origin), words)
+
+    # The lane
+
+    def _lane_ready(self, events: int) -> None:
+        if self._over or not events & (READABLE | ENDING):
+            return
+        try:
+            while len(self._early) < MAX_EARLY_OCTETS:
+                octets = self._lane.recv(_READ_OCTETS)
+                if not octets:
+                    self.end()  # the server has given this lane up, or the visitor has
+                    return
+                self._early += octets
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.end()
+            return
+        if self._early and self._origin is not None:
+            self._origin_ready(WRITABLE)
+
+    # The end of it
+
+    def _join(self, first: bytes) -> None:
+        assert self._origin is not None
+        assert self._way is not None
+        origin, early = self._origin, self._early
+        self._origin = None  # the relay's, from here on
+        self._drop()
+        if self._visits.complaints.over(str(self._way.origin)):
+            self._visits.log.info("origin {origin}: answers again", origin=self._way.origin)
+        self._visits.relay.join(
+            self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=_ended
+        )
+
+    def _refuse(self, status: Status, about: str, words: str) -> None:
+        """Tell the server, and the log if it does not know, why there is no join here."""
+        if not self._drop():
+            return
+        visits = self._visits
+        if visits.complaints.new(about, words):
+            visits.log.warn("{about}: {words}", about=about, words=words)
+        _Leaving(visits, self._lane, status)
+
+    def _drop(self) -> bool:
+        """Let go of everything but the lane; False if that was done."""
+        if self._over:
+            return False
+        self._over = True
+        self._visits.waiting.discard(self)
+        if self._dial is not None:
+            self._dial.cancel()
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if self._origin is not None:
+            self._visits.readiness.forget(self._origin)
+            self._origin.close()
+        return True
+
+
+class _Leaving:
+    """A lane that was refused: the status octet, and then until the server closes it."""
+
+    def __init__(self, visits: Visits, lane: Wire, status: Status) -> None:
+        self._visits = visits
+        self._lane = lane
+        self._octets = bytes([status])
+        self._over = False
+        self._timer = visits.reactor.callLater(LEAVE_SECONDS, self.end)
+        visits.waiting.add(self)
+        visits.readiness.change(lane, self._ready)
+        self._ready(READABLE | WRITABLE)
+
+    def _ready(self, events: int) -> None:
+        if self._over:
+            return
+        try:
+            if self._octets:
+                self._octets = self._octets[self._lane.send(self._octets) :]
+                self._lane.shutdown(socket.SHUT_WR)
+            elif events & WRITABLE and hasattr(self._lane, "flush"):
+                self._lane.flush()
+            while self._lane.recv(_READ_OCTETS):
+                pass
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.end()
+
+    def end(self) -> None:
+        if self._over:
+            return
+        self._over = True
+        if self._timer.active():
+            self._timer.cancel()
+        self._visits.waiting.discard(self)
+        self._visits.readiness.forget(self._lane)
+        self._lane.close()
+
+
+def _ended(_ended: Ended) -> None:
+    """The relay has closed both; nothing here remembers a joined visitor."""
