@@ -35,7 +35,7 @@ TOOL_SECONDS = 30
 
 
 class Nameserver:
-    """The nameserver as a process, its zones, and how the tools ask it."""
+    """An appliance that is only a nameserver, as a process; its zones, and how the tools ask it."""
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -44,16 +44,20 @@ class Nameserver:
         self.port = free_port("both")
         self._starts = 0
         self.write("demo.zone", ZONE)
+        self.settings = base / "appliance.toml"
+        self.settings.write_text(
+            f'state = "{base}/state"\n[nameserver]\nzones = "{self.zones}"\n'
+            f'listen = ["127.0.0.1:{self.port}", "[::1]:{self.port}"]\n'
+        )
         self.start()
 
     def start(self) -> None:
         self._starts += 1
-        module = "tests.end_to_end.bare_nameserver"
-        arguments = (sys.executable, "-m", module, self.zones, self.base / "state.db", str(self.port))
-        log = self.base / f"nameserver-{self._starts}.log"
-        self.process = Process(arguments, log, cwd=Path(__file__).parents[2])
+        twistd = Path(sys.executable).parent / "twistd"
+        arguments = (twistd, "-n", "--pidfile=", "tunnel-appliance", "--config", self.settings)
+        self.process = Process(arguments, self.base / f"nameserver-{self._starts}.log", cwd=self.base)
         try:
-            self.process.says("ready", seconds=30)
+            self.process.says("ready: DNS", seconds=30)
         except BaseException:
             self.process.kill()
             raise
