@@ -316,7 +316,7 @@ class Store:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.Error as problem:
+        except Exception as problem:  # also what sqlite3 cannot take as a value: the thread must live
             for job in jobs:
                 job.failed = StoreFailed(f"{self._path} was not written: {problem}")
         for job in jobs:

@@ -172,6 +172,18 @@ def test_a_change_that_fails_halfway_leaves_nothing(store: Store) -> None:
     assert connection.execute("SELECT count(*) FROM serials").fetchone() == (2,)
 
 
+def test_a_value_that_cannot_be_stored_ends_nothing(path: Path) -> None:
+    threads = _Threads()
+    store = Store(path, threads)
+    store.open()
+    impossible = store.remember("\udcff", 1.0)
+    threads.run_until(impossible)
+    assert "was not written" in _failure(impossible)
+    store.reserve_now({ZONE: 1})
+    threads.run_until(store.close())
+    assert (store.known(), store.reserved(ZONE)) == ({}, 1)
+
+
 def _refusal(path: Path) -> str:
     with pytest.raises(StoreRefused) as refused:
         Store(path, Clock()).open()

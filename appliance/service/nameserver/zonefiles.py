@@ -235,7 +235,8 @@ class Zonefiles(service.Service):
         if may_wait or self._is_reserved(apex, (serial + KEPT_FOR_CHANGES) % MODULUS):
             return serial
         # The clock would use the block up, and a live change does not wait for the disk: the nearest number.
-        # Should even that be beyond the block, it is below the Unix time, where a restart begins.
+        # Should the disk fail for longer than the block lasts, a change is still worth more than its number:
+        # it can be repeated only if we are killed then, and where the file's serial is ahead of the clock.
         return next_serial(last, last, last, self._index)
 
     def _is_reserved(self, apex: bytes, serial: int) -> bool:
