@@ -51,7 +51,7 @@ class Tcp(StringTransport):
     negotiatedProtocol = b"watch/1"
 
     def __init__(self, certificate: x509.Certificate | None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.certificate = certificate
         self.transport = self  # below the TLS
 
@@ -76,13 +76,17 @@ class Connection:
         self.far_transport = StringTransport()
         self.watches = watches
         self.is_open = True
+        network.connections.append(self)
         self.near.makeConnection(self.near_transport)
         self.far.makeConnection(self.far_transport)
         self.near.handshakeCompleted()
 
     def carry(self) -> bool:
-        said = self.near_transport.value(), self.far_transport.value()
-        self.near_transport.clear()
+        said: tuple[bytes, bytes] = (
+            self.near_transport.value(),  # type: ignore[no-untyped-call]
+            self.far_transport.value(),
+        )
+        self.near_transport.clear()  # type: ignore[no-untyped-call]
         self.far_transport.clear()
         if said[0] and not self.near_transport.disconnecting:
             self.far.dataReceived(said[0])
@@ -161,17 +165,16 @@ class Network(Meeting):
         if address not in self.up:
             connected.errback(Failure(ConnectionRefusedError()))
             return
-        protocol = factory.buildProtocol(None)  # type: ignore[arg-type]
+        protocol = factory.buildProtocol(None)
         assert protocol is not None
         certificate = self.credentials[address].certificate
         connected.callback(protocol)
-        self.connections.append(Connection.__new__(Connection))
-        self.connections[-1].__init__(self, protocol, self.up[address], certificate)  # type: ignore[misc]
+        Connection(self, protocol, self.up[address], certificate)
 
     def carry(self) -> None:
         for _ in range(1000):
-            passing = [one for one in self.connections if not self._is_cut(one)]
-            if not any([one.carry() for one in passing]):
+            said = [one.carry() for one in list(self.connections) if not self._is_cut(one)]
+            if not any(said):
                 return
 
     def _is_cut(self, connection: Connection) -> bool:
@@ -494,6 +497,7 @@ def test_the_server_in_this_process_is_watched_without_a_wire(tmp_path: Path) ->
     assert A not in [at for _, at in network.dials]
     watches.not_serving(WWW)
     watcher.stopService()
+    watches.serving(WWW, PEM)
     bench.stop()
 
 
