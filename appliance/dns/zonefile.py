@@ -237,6 +237,10 @@ class _Reader:
             raise _Wrong(f"a name in this {word} record is relative, and no $ORIGIN says to what") from None
         except _Wrong:
             raise
+        except dns.ttl.BadTTL:
+            raise _Wrong(
+                f"'{tokens.last.value}' in this {word} record is not a time (seconds, or as 1h30m)"
+            ) from None
         except dns.exception.DNSException as error:
             raise _Wrong(_plain(str(error), tokens, f"{word} record")) from None
         except Exception as error:
