@@ -132,14 +132,14 @@ class NameRegistered:
 
 @dataclass(frozen=True, slots=True)
 class NameUnregistered:
-    """At the server: the client wants no more visitors of this name."""
+    """At the server: the client gets no more visitors of this name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class NameRefused:
-    """This name is not served for this client; the link goes on. `text` is for humans."""
+    """This name is not served for this client, or no more; the link goes on. `text` is for humans."""
 
     name: str
     reason: str
@@ -404,7 +404,10 @@ class ServerSession(_Session):
 
     def _refuse(self, name: str, reason: str, text: str) -> list[Event]:
         self._send(Refused(name, reason, text))
-        return [NameRefused(name, reason, text)]
+        refused: list[Event] = [NameRefused(name, reason, text)]
+        if self._offers.pop(name, None) is not None:  # it was registered, and is changed to what cannot be
+            refused.insert(0, NameUnregistered(name))
+        return refused
 
 
 class ClientSession(_Session):

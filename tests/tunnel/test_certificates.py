@@ -45,6 +45,10 @@ def sans(*values: str) -> tuple[x509.SubjectAlternativeName, bool]:
     return x509.SubjectAlternativeName(general), False
 
 
+def raw_sans(der: str) -> tuple[x509.UnrecognizedExtension, bool]:
+    return x509.UnrecognizedExtension(x509.SubjectAlternativeName.oid, bytes.fromhex(der)), False
+
+
 def refusal(certificate: x509.Certificate | None, role: Role, **changed: object) -> CertificateRefused:
     arguments: dict[str, object] = {"ca": CA.certificate, "revoked": None, "wall": WALL, **changed}
     with pytest.raises(CertificateRefused) as caught:
@@ -204,6 +208,17 @@ def test_the_ca_itself_is_nobody() -> None:
             ],
             Reason.WRONG_USAGE,
         ),
+        (
+            [
+                sans("tunnel-client:c1", "a.example"),
+                CLIENT_AUTH,
+                (CA.certificate.extensions.get_extension_for_class(x509.KeyUsage).value, True),
+            ],
+            Reason.WRONG_USAGE,
+        ),
+        ([raw_sans("3002a300"), CLIENT_AUTH], Reason.WRONG_NAME),  # an x400Address
+        ([raw_sans("30058203"), CLIENT_AUTH], Reason.WRONG_NAME),  # cut off
+        ([raw_sans("30038201e9"), CLIENT_AUTH], Reason.WRONG_NAME),  # not ASCII
         (
             [
                 sans("tunnel-client:c1", "a.example"),

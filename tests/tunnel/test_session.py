@@ -6,6 +6,7 @@ from itertools import count
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from appliance.tunnel.certificates import MAX_NAMES, SERVICE_NAME
 from appliance.tunnel.liveness import PONG_SECONDS
@@ -212,6 +213,11 @@ def test_an_offer_of_nothing_is_refused() -> None:
     wire.client.register("www.example.org", Offer(False, "serve"))
     wire.carry()
     assert wire.server.offers == {"www.example.org": Offer(False, "serve")}
+    wire.events()
+    wire.client.register("www.example.org", Offer(False, "redirect"))
+    wire.carry()
+    assert [type(event) for event in wire.at_server] == [NameUnregistered, NameRefused]
+    assert wire.server.offers == {}
 
 
 def test_a_session_has_a_bounded_number_of_names() -> None:
@@ -447,6 +453,85 @@ def test_any_octets_in_any_cut_end_in_the_same_state(pieces: list[bytes], places
     assert [event for piece in cut(octets, places) for event in parts.receive(piece, 0.0)] == events
     assert parts.state is whole.state
     assert parts.data_to_send() == whole.data_to_send()
+
+
+class TwoHonestEnds(RuleBasedStateMachine):
+    """Whatever two honest ends do, and however late it arrives, neither breaks the protocol."""
+
+    @initialize(steps=st.integers(0, 3))
+    def begin(self, steps: int) -> None:
+        for _ in range(steps):
+            self.carry_up(1000)
+            self.carry_down(1000)
+
+    NAMES = st.sampled_from([GRANT[0], "evil.example"])
+    OFFERS = st.sampled_from([BOTH, TLS_ONLY, Offer(False, "redirect")])
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.client, self.server = client(), server()
+        self.up, self.down = bytearray(), bytearray()
+        self.now = 0.0
+        self.wanted: dict[str, Offer] = {}
+        self.drained = False
+        self.ended: list[Ended] = []
+
+    @rule(name=NAMES, offer=OFFERS)
+    def register(self, name: str, offer: Offer) -> None:
+        self.client.register(name, offer)
+        self.wanted[name] = offer
+
+    @rule(name=NAMES)
+    def unregister(self, name: str) -> None:
+        self.client.unregister(name)
+        self.wanted.pop(name, None)
+
+    @rule(what=st.sampled_from(["lanes", "lanes", "server drains", "client drains"]))
+    def say(self, what: str) -> None:
+        if what == "lanes":
+            self.server.lanes("plain", 1, 0)
+        elif what == "server drains":
+            self.server.drain(1.0)
+        else:
+            self.client.drain()
+            self.drained = self.drained or self.client.state is not State.OPENING
+
+    @rule(octets=st.integers(1, 400))
+    def carry_up(self, octets: int) -> None:
+        self.up += self.client.data_to_send()
+        self._saw(self.server.receive(bytes(self.up[:octets]), self.now))
+        del self.up[:octets]
+
+    @rule(octets=st.integers(1, 400))
+    def carry_down(self, octets: int) -> None:
+        self.down += self.server.data_to_send()
+        self._saw(self.client.receive(bytes(self.down[:octets]), self.now))
+        del self.down[:octets]
+
+    @rule(later=st.floats(0.1, 0.3))
+    def time_passes(self, later: float) -> None:
+        self.now += later
+        self._saw(self.client.tick(self.now))
+        self._saw(self.server.tick(self.now))
+
+    def teardown(self) -> None:
+        for _ in range(4):
+            self.carry_up(1 << 20)
+            self.carry_down(1 << 20)
+        assert not [ended for ended in self.ended if ended.reason not in ("silent", "no_hello")]
+        if not self.ended and not self.drained:
+            assert self.server.offers == {
+                name: offer for name, offer in self.wanted.items() if name in GRANT and offer.tls
+            }
+
+    def _saw(self, events: list[Event]) -> None:
+        self.ended += [event for event in events if isinstance(event, Ended)]
+
+
+def test_two_honest_ends() -> None:
+    run_state_machine_as_test(
+        TwoHonestEnds, settings=settings(max_examples=80, stateful_step_count=20, deadline=None)
+    )
 
 
 def test_the_tables_leave_no_way_back() -> None:
