@@ -29,10 +29,12 @@ def next_serial(last: int, file_serial: int, wall: int, index: int) -> int:
     """
     if not 0 <= index < INDEXES:
         raise ValueError(f"a nameserver's index is 0 to {INDEXES - 1}, not {index}")
-    floor = max(file_serial, wall % MODULUS)
-    candidate = (last + 1) % MODULUS
-    if last == 0 or is_newer(floor, candidate):
-        candidate = floor
-    candidate = (candidate + (index - candidate) % INDEXES) % MODULUS
-    # 0 reads as "no serial" in several programs; RFC 1982 lets us pass over it.
-    return candidate or INDEXES
+    floor = _own(max(file_serial, wall % MODULUS), index)
+    following = _own(last + 1, index)
+    return floor if last == 0 or (is_newer(floor, following) and is_newer(floor, last)) else following
+
+
+def _own(serial: int, index: int) -> int:
+    """The first number from `serial` on that is this index's. 0 is passed over: it reads as "none" in
+    some programs."""
+    return (serial + (index - serial) % INDEXES) % MODULUS or INDEXES

@@ -43,6 +43,13 @@ def test_is_newer_by_rfc_1982(one: int, other: int, newer: bool) -> None:
         (0, 3_000_000_000, UNIX, 0, 3_000_000_000),
         (MODULUS - 3, MODULUS - 3, UNIX, 0, 8),  # round the end, and 0 is left out
         (MODULUS - 8, MODULUS - 8, UNIX, 7, MODULUS - 1),
+        (
+            UNIX - (1 << 31) + 1 + MODULUS,
+            1,
+            UNIX,
+            7,
+            UNIX - (1 << 31) + 7 + MODULUS,
+        ),  # Unix time is just too far ahead
     ],
 )
 def test_next_serial(last: int, file_serial: int, wall: int, index: int, expected: int) -> None:
