@@ -241,7 +241,7 @@ class WatchedServer:
 
     def _malformed(self, error: MessageError) -> Iterator[Ended]:
         if self.state is not WatchState.ENDED:
-            self.state = WatchState.ENDED
+            self.goodbye("protocol", str(error))
             yield Ended(WatchEnd.MALFORMED, str(error))
 
     def _say(self, message: FromServer) -> None:

@@ -27,6 +27,7 @@ from appliance.fleet.events import (
     NamesForgotten,
     NamesKnown,
     ServerEvent,
+    WatchEnd,
 )
 from appliance.fleet.known import KnownNames
 from appliance.fleet.messages import BY_SERVER, Certificate, shown
@@ -274,7 +275,10 @@ class _Watch(WatchWire):
             self.dismiss("too_many_names", f"more than {MAX_KNOWN_OF_NAMESERVER} known names")
         elif isinstance(events[-1], Ended):
             self._why = events[-1].text
-            self.cut()
+            if events[-1].reason is WatchEnd.SILENT:
+                self.cut()
+            else:
+                self.end()
 
 
 def _asleep() -> None:

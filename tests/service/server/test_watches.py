@@ -193,7 +193,10 @@ def test_nonsense_ends_the_watch_with_one_line(watches: Watches, clock: Clock) -
     for _ in range(3):
         watch = Watching(watches, clock)
         watch.protocol.dataReceived(b"GET / HTTP/1.1\r\n")
-        assert watch.transport.disconnected
+        assert watch.transport.disconnecting
+        ended = watch.turn()[-1]
+        assert isinstance(ended, Ended)
+        assert ended.text == "a line is not JSON: JSONDecodeError (protocol)"
         watch.lose()
     globalLogPublisher.removeObserver(cast(ILogObserver, observe))
     assert len([line for line in lines if "its watch ended" in line]) == 1
