@@ -5,6 +5,7 @@ Everything that is wrong is said at once on stderr, and the exit status is 2, be
 
 from __future__ import annotations
 
+import resource
 import signal
 import sys
 import time
@@ -86,6 +87,9 @@ def makeService(options: Options) -> service.IService:
         _refuse(refused.errors)
     except CredentialRefused as refused:
         _refuse([f"{settings.invitation}: {refused}"])
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:  # a visitor needs two descriptors, and the usual soft limit is 1,024
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     # Twisted's clock is the wall clock, and a step of it would hit every timer.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     whole = service.MultiService()

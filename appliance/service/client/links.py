@@ -108,7 +108,7 @@ class Link(service.Service):
         self._talk: _Talk | None = None
         self._failures = 0
         self._come_back: float | None = None
-        self._dialling = _Redial(_Welcome(self), Factory.forProtocol(Protocol), self.pause, client.reactor)
+        self._dialling = _Redial(_Welcome(self), _quiet(Protocol), self.pause, client.reactor)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -204,7 +204,7 @@ class _Welcome:
         endpoint = (TCP6ClientEndpoint if ":" in address.host else TCP4ClientEndpoint)(
             reactor, address.host, address.port, timeout=CONNECT_SECONDS
         )
-        connecting: Deferred[Any] = wrapClientTLS(proof, endpoint).connect(Factory.forProtocol(lambda: talk))
+        connecting: Deferred[Any] = wrapClientTLS(proof, endpoint).connect(_quiet(lambda: talk))
 
         def give_up(_: object) -> None:
             connecting.cancel()
@@ -423,6 +423,13 @@ class _Talk(Protocol):
 
     def _log(self, text: str, **words: object) -> None:
         self._link.log.info(text, address=self._link.address, **words)
+
+
+def _quiet(protocol: Callable[[], Any]) -> Factory:
+    """A factory that does not say in the log when it starts and stops."""
+    factory: Factory = Factory.forProtocol(protocol)
+    factory.noisy = False
+    return factory
 
 
 def _socket_under(transport: Any) -> socket.socket | None:

@@ -6,7 +6,11 @@ another question later: nothing that the DNS says, or does not say, takes away a
 
 from __future__ import annotations
 
+import errno
+import os
 import random
+import secrets
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +18,14 @@ from typing import Any
 
 from twisted.application import service
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.interfaces import IReadDescriptor
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.names import dns
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from appliance.tunnel.discovery import ServerAddress, read_txt
 
@@ -36,6 +43,8 @@ MAX_SERVERS = 64
 #: Each nameserver is asked twice (the shorter time-outs first, as in resolv.conf's ``attempts:2``).
 _UDP_TIMEOUTS_SECONDS = (1.5, 3.0)
 _TCP_TIMEOUT_SECONDS = 5.0
+#: Without EDNS an answer has at most 512 octets (RFC 1035 4.2.1); resolvers that send more are read as well.
+_MAX_DATAGRAM_OCTETS = 4096
 #: resolv.conf(5): MAXNS is 3.
 _MAX_NAMESERVERS = 3
 #: CNAMEs followed inside one answer; the resolver has followed them already, they are only checked here.
@@ -46,6 +55,10 @@ Nameserver = tuple[str, int]
 
 class LookupFailed(Exception):
     """The DNS gave no usable answer"""
+
+
+class NoServers(LookupFailed):
+    """The DNS answered, and names no tunnel server"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,26 +204,91 @@ async def look_up(reactor: Any, nameservers: Sequence[Nameserver], name: str) ->
                 if message.trunc:
                     message = await _ask_tcp(reactor, nameserver, query)
                 return _read_answer(message, query)
+            except NoServers:
+                raise  # so would the next one say, as it does to every other program
             except LookupFailed as failed:
                 last = failed
     raise last
 
 
 async def _ask_udp(reactor: Any, nameserver: Nameserver, query: dns.Query, timeout: float) -> Any:
-    asking: Any = dns.DNSDatagramProtocol(_Unasked(), reactor)
     try:
-        port = reactor.listenUDP(0, asking, interface="::" if ":" in nameserver[0] else "")
-    except Exception as error:
-        raise LookupFailed(f"cannot ask {_text(nameserver)}: {error}") from error
+        question = _Question(reactor, nameserver, query)
+    except OSError as error:
+        raise LookupFailed(f"cannot ask {_text(nameserver)}: {error.strerror}") from error
     try:
-        return await asking.query(nameserver, [query], timeout)
-    except CancelledError:
-        raise
-    except Exception as error:
+        return await question.answered.addTimeout(timeout, reactor)
+    except TimedOut as error:
         raise LookupFailed(f"{_text(nameserver)} did not answer") from error
+    except OSError as error:
+        raise LookupFailed(f"{_text(nameserver)} did not answer: {error.strerror}") from error
     finally:
-        _cancel_timers(asking)
-        port.stopListening()
+        question.close()
+
+
+@implementer(IReadDescriptor)
+class _Question:
+    """One question by UDP, on a socket and port of its own that hears that nameserver only.
+
+    What is not the answer to it is not looked at further: somebody's guess must not end the wait for the
+    answer. (Twisted's own datagram port would say in the log that it opens and closes, at every look-up.)
+    """
+
+    def __init__(self, reactor: Any, nameserver: Nameserver, query: dns.Query) -> None:
+        """Sends it. Raises OSError."""
+        self.answered: Deferred[Any] = Deferred()
+        self._reactor = reactor
+        self._query = query
+        asked = dns.Message(id=secrets.randbelow(1 << 16), recDes=1)
+        asked.queries = [query]
+        self._id = asked.id
+        family = socket.AF_INET6 if ":" in nameserver[0] else socket.AF_INET
+        self._sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            self._sock.connect(nameserver)
+            self._sock.send(asked.toStr())
+        except OSError:
+            self._sock.close()
+            raise
+        reactor.addReader(self)
+
+    def close(self) -> None:
+        self._reactor.removeReader(self)
+        self._sock.close()
+
+    def fileno(self) -> int:
+        """Twisted: the descriptor to watch."""
+        return self._sock.fileno()
+
+    def doRead(self) -> None:
+        """Twisted: a datagram."""
+        try:
+            octets = self._sock.recv(_MAX_DATAGRAM_OCTETS)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._tell(Failure(error))
+            return
+        message: Any = dns.Message()
+        try:
+            message.fromStr(octets)
+        except Exception:
+            return  # whatever garbage does to the parser, it is no answer
+        if message.id == self._id and message.answer and message.queries == [self._query]:
+            self._tell(message)
+
+    def _tell(self, result: Any) -> None:
+        if not self.answered.called:
+            self.answered.callback(result)  # a Failure becomes an errback
+
+    def logPrefix(self) -> str:
+        """Twisted: who this is in a log."""
+        return "resolver"
+
+    def connectionLost(self, reason: object) -> None:
+        """Twisted: there is nobody (epoll tells of that as an end), or the reactor is shutting down."""
+        number = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNABORTED
+        self._tell(Failure(OSError(number, os.strerror(number))))
 
 
 async def _ask_tcp(reactor: Any, nameserver: Nameserver, query: dns.Query) -> Any:
@@ -219,6 +297,7 @@ async def _ask_tcp(reactor: Any, nameserver: Nameserver, query: dns.Query) -> An
         reactor, host, port, timeout=_TCP_TIMEOUT_SECONDS
     )
     factory = Factory.forProtocol(lambda: dns.DNSProtocol(_Unasked(), reactor))
+    factory.noisy = False
     try:
         asking: Any = await endpoint.connect(factory)
     except CancelledError:
@@ -257,11 +336,11 @@ class _Unasked:
 
 
 def _read_answer(message: Any, query: dns.Query) -> Found:
-    """:raises LookupFailed: it answers another question, is an error, or names no server."""
+    """:raises LookupFailed: it answers another question, is an error, or (NoServers) names no server."""
     if not message.answer or message.trunc or message.queries != [query]:
         raise LookupFailed("the answer is not one to the question")
     if message.rCode == dns.ENAME:
-        raise LookupFailed("there is no such name")
+        raise NoServers("there is no such name")
     if message.rCode != dns.OK:
         raise LookupFailed(f"the answer is an error (RCODE {message.rCode})")
     names = {_lower(query.name)}
@@ -282,7 +361,7 @@ def _read_answer(message: Any, query: dns.Query) -> Found:
             servers.add(address)
             ttls.append(rr.ttl)
     if not servers:
-        raise LookupFailed("no TXT record there names a tunnel server")
+        raise NoServers("no TXT record there names a tunnel server")
     return Found(tuple(sorted(servers)[:MAX_SERVERS]), float(min(ttls)))
 
 

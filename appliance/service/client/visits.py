@@ -155,7 +155,7 @@ class Visit:
 
     def _origin_failed(self, status: Status, words: str) -> None:
         assert self._way is not None
-        self._refuse(status, str(self._way.origin), words)
+        self._refuse(status, f"origin {self._way.origin}", words)
 
     # The lane
 
@@ -185,7 +185,7 @@ class Visit:
         origin, early = self._origin, self._early
         self._origin = None  # the relay's, from here on
         self._drop()
-        if self._visits.complaints.over(str(self._way.origin)):
+        if self._visits.complaints.over(f"origin {self._way.origin}"):
             self._visits.log.info("origin {origin}: answers again", origin=self._way.origin)
         self._visits.relay.join(
             self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=_ended

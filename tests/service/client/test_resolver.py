@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,14 @@ from twisted.internet.task import Clock, deferLater
 from twisted.protocols.basic import Int16StringReceiver
 
 from appliance.service.client import resolver as module
-from appliance.service.client.resolver import Found, LookupFailed, Resolver, look_up, read_resolv_conf
+from appliance.service.client.resolver import (
+    Found,
+    LookupFailed,
+    NoServers,
+    Resolver,
+    look_up,
+    read_resolv_conf,
+)
 from appliance.tunnel.discovery import ServerAddress
 
 reactor: Any = _reactor
@@ -215,6 +223,34 @@ async def test_what_is_no_answer_fails(fake: FakeNameserver, answer: Answer) -> 
     with pytest.raises(LookupFailed) as failed:
         await ask(fake)
     assert str(failed.value)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_guess_does_not_keep_the_answer_away(fake: FakeNameserver) -> None:
+    guesses = [garbage, with_another_id, for_another_question, a_query, txt("r=superprotocol;ip=10.0.0.10")]
+    fake.reply = lambda octets, tcp: [  # type: ignore[method-assign]
+        reply for guess in guesses if (reply := guess(DNSRecord.parse(octets), tcp)) is not None
+    ]
+    assert (await ask(fake)).servers == (TEN,)
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_a_port_where_nobody_listens_is_not_waited_for(fake: FakeNameserver) -> None:
+    fake.answer = txt("r=superprotocol;ip=10.0.0.10")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = closed.getsockname()
+    began = reactor.seconds()
+    assert (await look_up(reactor, [nobody, fake.address], NAME)).servers == (TEN,)
+    assert reactor.seconds() - began < 1.0
+
+
+@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+async def test_an_answer_without_servers_is_an_answer(fake: FakeNameserver) -> None:
+    fake.answer = txt()
+    with pytest.raises(NoServers):
+        await look_up(reactor, [fake.address, fake.address], NAME)
+    assert fake.asked == ["udp"]
 
 
 @pytest.mark.usefixtures("hasty")
