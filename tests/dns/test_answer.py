@@ -125,7 +125,7 @@ def test_one_of_each_type_as_octets() -> None:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_what_is_composed_reads_back(choose: random.Random, edns: bool) -> None:
     made, _ = valid_zone(zone_lines(choose), "example.test")

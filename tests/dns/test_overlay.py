@@ -233,7 +233,7 @@ NAMES = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
 LIVE = st.lists(st.tuples(NAMES, st.sampled_from((A, AAAA, TXT))), max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(NAMES, max_size=4), LIVE, NAMES)
 def test_any_overlay_is_a_sound_zone(written: list[str], sets: list[tuple[str, int]], asked: str) -> None:
     static = zone("".join(f"{name} TXT t\n" for name in written))

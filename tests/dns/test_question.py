@@ -12,7 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns.names import from_text
-from appliance.dns.question import Edns, Question, QuestionError, read_question, read_zone_section
+from appliance.dns.question import (
+    MAX_OPTIONS,
+    Edns,
+    Question,
+    QuestionError,
+    read_question,
+    read_zone_section,
+)
 from tests.dns.asking import opt, query, question
 
 
@@ -86,8 +93,13 @@ def test_steps_are_bounded_by_the_size(case: str) -> None:
         read_question(octets)
     except QuestionError:
         pass
-    # Options are the only thing that a message may have thousands of: two octets are looked at for each four.
-    assert octets.steps <= (100 + len(octets) // 2 if case == "empty options" else 700)
+    assert octets.steps <= 700
+
+
+def test_options_are_bounded() -> None:
+    assert read_question(query("a.test", edns=opt(options=bytes(4 * MAX_OPTIONS)))).edns
+    with pytest.raises(QuestionError, match="too many"):
+        read_question(query("a.test", edns=opt(options=bytes(4 * MAX_OPTIONS + 4))))
 
 
 @settings(max_examples=200, deadline=None)

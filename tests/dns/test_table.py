@@ -96,7 +96,7 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(map(len, kept._keys.values())) <= 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=35, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_it_answers_is_what_look_up_says(choose: random.Random) -> None:
     """Any zone, changed while it is asked; every question twice and in any case; with every kind of EDNS."""

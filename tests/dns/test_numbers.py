@@ -1,0 +1,33 @@
+"""Our numbers are IANA's, as dnspython wrote them down."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import pytest
+
+from appliance.dns import numbers
+
+FLAGS = {"QR", "AA", "TC", "RD"}
+OPCODES = {"QUERY", "NOTIFY", "UPDATE"}
+NAMES = sorted(name for name in vars(numbers) if name.isupper())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers(name: str) -> None:
+    value = getattr(numbers, name)
+    if name in FLAGS:
+        assert value == dns.flags.Flag[name]
+    elif name == "DO":
+        assert value == dns.flags.DO
+    elif name == "IN":
+        assert value == dns.rdataclass.from_text(name)
+    elif name in OPCODES:
+        assert value == dns.opcode.from_text(name)
+    elif name in dns.rcode.Rcode.__members__:
+        assert value == dns.rcode.from_text(name)
+    else:
+        assert value == dns.rdatatype.from_text(name)
