@@ -1,4 +1,4 @@
-"""TLS contexts of links, watches and lanes. TLS 1.3 only; both ends are ours.
+"""The server's end of TLS for links, watches and lanes. TLS 1.3 only.
 
 A server asks for a certificate but lets every handshake through:
 :func:`appliance.tunnel.certificates.examine` judges afterwards, and the refusal then goes over the link in
@@ -11,9 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from OpenSSL import SSL, crypto
-from twisted.internet import ssl
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
@@ -61,15 +59,3 @@ def _first_common(ours: list[bytes], offered: list[bytes]) -> Any:
         if protocol in offered:
             return protocol
     return SSL.NO_OVERLAPPING_PROTOCOLS
-
-
-def client_tls(service_name: str, ca: x509.Certificate, credential: Credential, alpn: list[bytes]) -> Any:
-    """Twisted's creator of a client's end: trusts this CA only, and only a certificate for ``service_name``.
-    """
-    return ssl.optionsForClientTLS(
-        service_name,
-        trustRoot=ssl.trustRootFromCertificates([ssl.Certificate.loadPEM(ca.public_bytes(Encoding.PEM))]),
-        clientCertificate=ssl.PrivateCertificate.loadPEM(credential.pem()),
-        acceptableProtocols=alpn,
-        extraCertificateOptions={"raiseMinimumTo": ssl.TLSVersion.TLSv1_3},
-    )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -26,6 +27,8 @@ from appliance.tunnel.messages import Goodbye, encode
 
 #: From the hello to the end of the handshake; OpenSSH gives 120 s to people, this is between programs.
 _HANDSHAKE_SECONDS = 5.0
+#: For the last words of a server that stops.
+_FAREWELL_SECONDS = 1.0
 #: Handshakes at once. Each costs about a millisecond of CPU and 60 KiB; refusing early is cheaper than
 #: dragging all along.
 _HANDSHAKES_AT_MOST = 512
@@ -56,6 +59,8 @@ class Adoption:
         self._complaints = complaints
         self._open: set[_Doorstep] = set()
         self._handshakes = 0
+        self._stopped: Deferred[None] | None = None
+        self._cut: Any = None
 
     def adopt(self, sock: socket.socket, octets: bytes) -> None:
         """Own ``sock``, registered with the readiness, of which ``octets`` have been read."""
@@ -73,10 +78,29 @@ class Adoption:
         transport: Any = doorstep.transport
         transport.dataReceived(octets)
 
-    def stop(self) -> None:
-        """Cut every connection that is still open."""
+    def stop(self) -> Deferred[None]:
+        """Close every connection, and after a second cut those that are still open; fires when none is."""
+        for doorstep in list(self._open):
+            doorstep.leave()
+        stopped: Deferred[None] = Deferred()
+        if self._open:
+            self._stopped = stopped
+            self._cut = self._reactor.callLater(_FAREWELL_SECONDS, self._cut_all)
+        else:
+            stopped.callback(None)
+        return stopped
+
+    def _cut_all(self) -> None:
         for doorstep in list(self._open):
             doorstep.cut()
+
+    def _closed(self, doorstep: _Doorstep) -> None:
+        self._open.discard(doorstep)
+        if self._stopped is not None and not self._open:
+            if self._cut.active():
+                self._cut.cancel()
+            stopped, self._stopped = self._stopped, None
+            stopped.callback(None)
 
 
 class _Once(Factory):
@@ -132,9 +156,14 @@ class _Doorstep(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._handshake_over()
-        self._adoption._open.discard(self)
         if self._inner is not None:
             self._inner.connectionLost(reason)
+        self._adoption._closed(self)
+
+    def leave(self) -> None:
+        """End the connection when what was written is out."""
+        transport: Any = self.transport
+        transport.loseConnection()
 
     def cut(self) -> None:
         """End the connection now."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from cryptography import x509
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
@@ -127,7 +128,7 @@ class TunnelServer(Service):
         self._readiness.start()
         self._entry.startService()
 
-    def stopService(self) -> None:
+    def stopService(self) -> Deferred[None]:
         """Close everything: a farewell on the links, a reset for visitors under way."""
         Service.stopService(self)
         self._entry.stopService()
@@ -136,9 +137,9 @@ class TunnelServer(Service):
         self._visitors.stop()
         self._relay.stop()
         self._parting.stop()
-        if self._adoption is not None:
-            self._adoption.stop()
         self._readiness.stop()
+        assert self._adoption is not None, "stopService() before startService()"
+        return self._adoption.stop()
 
     def revoke(self, revoked: RevocationList) -> None:
         """End what the list forbids."""

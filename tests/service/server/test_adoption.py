@@ -1,0 +1,79 @@
+"""From a bare socket to a known peer: who dawdles, who is one too many, who has no certificate."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+import pytest
+import pytest_twisted
+from OpenSSL import SSL
+
+from appliance.service.server import adoption
+from appliance.tunnel.certificates import SERVICE_NAME
+from tests.service.server.linked import Ground, client_credential, until
+
+
+def hello(ground: Ground, alpn: bytes = b"tunnel/1") -> socket.socket:
+    """A connection whose ClientHello is sent, and nothing behind it."""
+    connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
+    connection.set_connect_state()
+    connection.set_tlsext_host_name(SERVICE_NAME.encode())
+    connection.set_alpn_protos([alpn])
+    with pytest.raises(SSL.WantReadError):
+        connection.do_handshake()
+    sock = socket.create_connection(("127.0.0.1", ground.server.ports[0]))
+    sock.sendall(connection.bio_read(65536))
+    sock.setblocking(False)
+    return sock
+
+
+def ended(sock: socket.socket) -> bool:
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_handshake_that_is_not_finished_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_HANDSHAKE_SECONDS", 0.05)
+    ground = Ground()
+    try:
+        sock = hello(ground)
+        await until(lambda: ended(sock))
+        sock.close()
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_too_many_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_HANDSHAKES_AT_MOST", 2)
+    ground = Ground()
+    try:
+        socks = [hello(ground) for _ in range(3)]
+        await until(lambda: ended(socks[2]))
+        for sock in socks:
+            sock.close()
+        adopted: Any = ground.server._adoption
+        await until(lambda: adopted._handshakes == 0)
+        link = await ground.link(client_credential())
+        await until(lambda: link.names)
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_no_certificate_at_all() -> None:
+    ground = Ground()
+    try:
+        link = await ground.link(None)
+        await until(lambda: link.closed)
+        assert b"no_certificate" in link.octets
+    finally:
+        await ground.close()

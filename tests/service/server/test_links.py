@@ -1,0 +1,170 @@
+"""Links: who may have one, which names it gets, and how it ends; over real TLS on loopback."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest_twisted
+
+from appliance.tunnel.certificates import make_authority
+from appliance.tunnel.crl import RevocationList
+from tests.service.server.linked import (
+    NAMES,
+    NAMESERVER,
+    SERVER,
+    TLS_ONLY,
+    WALL,
+    Ground,
+    client_credential,
+    until,
+)
+
+
+@pytest_twisted.ensureDeferred
+async def test_registered_served_and_unserved() -> None:
+    ground = Ground()
+    try:
+        first = await ground.link(client_credential())
+        await until(lambda: len(first.names) == 2)
+        second = await ground.link(client_credential())
+        await until(lambda: len(second.names) == 2)
+        assert ground.told == [("serving", name) for name in NAMES]
+        session, _ = ground.server.status()["sessions"]
+        assert (session["client"], session["names"]) == ("home", NAMES)
+        first.abort()
+        await until(lambda: len(ground.server.status()["sessions"]) == 1)
+        assert len(ground.told) == 2  # the second instance still serves them
+        second.machine.goodbye("stopping", "the client is stopping")
+        second._flush()
+        await until(lambda: len(ground.told) == 4)
+        assert ground.told[2:] == [("not serving", name) for name in NAMES]
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_every_refusal_says_why() -> None:
+    ground = Ground()
+    try:
+        other_ca = make_authority("another", WALL)
+        past = WALL - timedelta(days=400)
+        revoked = client_credential("gone")
+        ground.revoked = RevocationList(1, frozenset([revoked.certificate.serial_number]))
+        for credential, reason, word in [
+            (client_credential(ca=other_ca), "another_ca", "another CA"),
+            (client_credential(wall=past, days=10), "expired", "expired"),
+            (revoked, "revoked", "revoked"),
+            (SERVER, "wrong_usage", "tunnel server"),
+            (NAMESERVER, "wrong_usage", "nameserver"),
+        ]:
+            link = await ground.link(credential)
+            await until(lambda link=link: link.end)  # type: ignore[misc]
+            assert link.end is not None
+            assert link.end.reason == reason
+            assert word in link.end.text
+        assert ground.server.status()["sessions"] == []
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_name_that_is_not_granted_is_refused_and_the_link_goes_on() -> None:
+    ground = Ground()
+    try:
+        link = await ground.link(
+            client_credential(), offers={"www.example.com": TLS_ONLY, "other.example.com": TLS_ONLY}
+        )
+        await until(lambda: b"not_granted" in link.octets and link.names)
+        assert link.names == ["www.example.com"]
+        assert ground.told == [("serving", "www.example.com")]
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_the_same_instance_replaces_its_old_session() -> None:
+    ground = Ground()
+    try:
+        first = await ground.link(client_credential(), instance="ab" * 16)
+        await until(lambda: first.names)
+        second = await ground.link(client_credential(), instance="ab" * 16)
+        await until(lambda: second.names and first.end)
+        assert first.end is not None
+        assert first.end.reason == "replaced"
+        assert len(ground.server.status()["sessions"]) == 1
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_sixteen_instances_of_one_certificate() -> None:
+    ground = Ground()
+    try:
+        credential = client_credential()
+        for _ in range(16):
+            await ground.link(credential)
+        await until(lambda: all(client.names for client in ground.clients))
+        late = await ground.link(credential)
+        await until(lambda: late.end)
+        assert late.end is not None
+        assert late.end.reason == "too_many_instances"
+        assert len(ground.server.status()["sessions"]) == 16
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_revoked_while_linked() -> None:
+    ground = Ground()
+    try:
+        gone = client_credential("gone")
+        link = await ground.link(gone)
+        stays = await ground.link(client_credential("stays"))
+        await until(lambda: link.names and stays.names)
+        ground.server.revoke(RevocationList(1, frozenset([gone.certificate.serial_number])))
+        await until(lambda: link.end)
+        assert link.end is not None
+        assert link.end.reason == "revoked"
+        assert stays.end is None
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_expired_while_linked() -> None:
+    ground = Ground()
+    try:
+        in_a_second = datetime.now(UTC) - timedelta(days=1) + timedelta(seconds=2)
+        link = await ground.link(client_credential(wall=in_a_second, days=1))
+        await until(lambda: link.end)
+        assert link.end is not None
+        assert link.end.reason == "expired"
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_garbage_gets_a_goodbye() -> None:
+    ground = Ground()
+    try:
+        link = await ground.link(client_credential(), answers=False)
+        link.send(b"{" * 1000 + b"\n")
+        await until(lambda: link.closed)
+        assert b'"goodbye"' in link.octets
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_nameserver_gets_a_watch_and_a_client_does_not() -> None:
+    ground = Ground()
+    try:
+        await ground.link(NAMESERVER, alpn=b"watch/1")
+        await until(lambda: ground.watches)
+        assert ground.watches[0].id == "n1"
+        link = await ground.link(client_credential(), alpn=b"watch/1")
+        await until(lambda: link.closed)
+        assert b"wrong_usage" in link.octets
+        assert len(ground.watches) == 1
+    finally:
+        await ground.close()
