@@ -111,6 +111,7 @@ def test_a_names_addresses_follow_its_sessions() -> None:
     assert membership.published().of_name("www.test") == (B, C)
     membership.dead(B, "1", 1.0)
     assert membership.published().of_name("www.test") == (C,)
+    assert [member.names for member in membership.members()] == [0, 0, 1]
     membership.not_serving(C, "1", "www.test")
     assert membership.published().of_name("www.test") == (A, C)
 

@@ -24,7 +24,7 @@ from appliance.service.store import Store
 from appliance.tunnel.certificates import SERVICE_NAME, Credential, issue_server
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
-from tests.service.nameserver.test_registry import ZONE
+from tests.service.nameserver.bench import ZONE
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, WALL
 
 reactor: Any = chosen
@@ -102,7 +102,7 @@ class Heard:
         )
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_killed_server_is_out_of_the_zone_within_a_second(tmp_path: Path) -> None:
     child = Child(tmp_path, OURS)
     address = ServerAddress(HOST, await child.port)
@@ -144,7 +144,7 @@ async def test_a_killed_server_is_out_of_the_zone_within_a_second(tmp_path: Path
         await store.close()
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_nobody_listens() -> None:
     with_nobody = ServerAddress(HOST, 1)
     heard = Heard(with_nobody, meeting())
@@ -152,7 +152,7 @@ async def test_nobody_listens() -> None:
     assert heard.words == ["refused"]
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_revoked_server_is_refused_in_words(tmp_path: Path) -> None:
     revoked = RevocationList(1, frozenset({OURS.certificate.serial_number}))
     child = Child(tmp_path, OURS)
@@ -173,7 +173,7 @@ async def test_a_revoked_server_is_refused_in_words(tmp_path: Path) -> None:
         (SERVICE_NAME, OTHER_CA, "issued by another CA"),
     ],
 )
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_what_is_not_our_server_is_no_server(
     tmp_path: Path, names: str, ca: Credential, words: str
 ) -> None:
@@ -190,7 +190,7 @@ async def test_what_is_not_our_server_is_no_server(
         await child.kill()
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_server_refuses_a_nameserver_in_words(tmp_path: Path) -> None:
     child = Child(tmp_path, OURS)
     address = ServerAddress(HOST, await child.port)
@@ -210,7 +210,7 @@ async def test_a_server_refuses_a_nameserver_in_words(tmp_path: Path) -> None:
         await child.kill()
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_dial_that_is_dropped_says_nothing_more(tmp_path: Path) -> None:
     child = Child(tmp_path, OURS)
     address = ServerAddress(HOST, await child.port)

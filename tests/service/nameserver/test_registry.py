@@ -2,87 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
-from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
-from appliance.dns.names import from_text
-from appliance.dns.zone import RRset
-from appliance.service.nameserver.registry import Registry
-from appliance.service.nameserver.zonefiles import Zonefiles
-from appliance.service.store import SeenServer, Store
-from appliance.tunnel.discovery import ServerAddress, read_txt
-
-WALL = 1_800_000_000.0
-YEAR = WALL + 365 * 86400
-A, B, C = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3))
-ZONE = """\
-$ORIGIN demo.test.
-$TTL 300
-@ SOA ns1 hostmaster 1 3600 600 86400 300
-@ NS ns1
-ns1 A 192.0.2.53
-"""
-
-
-class Laying(Zonefiles):
-    """Zone files that remember what was laid, and when."""
-
-    laid: list[tuple[float, Mapping[tuple[bytes, int], RRset]]]
-
-    def lay(self, live: Mapping[tuple[bytes, int], RRset]) -> None:
-        self.laid.append((self._renewal.clock.seconds(), live))
-        super().lay(live)
-
-
-class Bench:
-    """A registry on a clock, with a real store and real zone files."""
-
-    def __init__(self, directory: Path, **settings: Any) -> None:
-        self.clock = Clock()
-        self.store = Store(directory / "state.sqlite", self.clock)
-        self.store.open()
-        zones = directory / "zones"
-        zones.mkdir(exist_ok=True)
-        (zones / "demo.test.zone").write_text(ZONE)
-        self.zonefiles = Laying(zones, self.store, self.clock, wall=lambda: WALL)
-        self.zonefiles.laid = []
-        self.zonefiles.load()
-        listed = settings.pop("listed", (A, B, C))
-        settings.setdefault("private_addresses", True)
-        self.registry = Registry(
-            self.clock, self.store, self.zonefiles, listed=listed, wall=lambda: self.wall, **settings
-        )
-        self.wall = WALL
-        self.told: list[tuple[str, ...]] = []
-        self.registry.on_names(
-            lambda names: self.told.append(("known", *names)),
-            lambda names: self.told.append(("forgotten", *names)),
-        )
-        self.registry.startService()
-
-    def stop(self) -> None:
-        self.registry.stopService()
-        self.store.close()
-        assert not self.clock.getDelayedCalls()
-
-    @property
-    def lays(self) -> list[float]:
-        return [when for when, _ in self.zonefiles.laid]
-
-    def txt(self, name: str = "demo.test") -> list[ServerAddress | None]:
-        live = self.zonefiles.laid[-1][1]
-        rrset = live.get((from_text(name), 16))
-        return [] if rrset is None else [read_txt(rdata[1:].decode()) for rdata in rrset.rdatas]
-
-    def a(self, name: str) -> list[str]:
-        rrset = self.zonefiles.laid[-1][1].get((from_text(name), 1))
-        return [] if rrset is None else [".".join(map(str, rdata)) for rdata in rrset.rdatas]
+from appliance.service.store import SeenServer
+from appliance.tunnel.discovery import ServerAddress
+from tests.service.nameserver.bench import WALL, YEAR, ZONE, A, B, Bench, C
 
 
 @pytest.fixture
@@ -90,18 +19,6 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     bench = Bench(tmp_path)
     yield bench
     bench.stop()
-
-
-@pytest.fixture
-def lines() -> Iterator[list[str]]:
-    found: list[str] = []
-
-    def observe(event: LogEvent) -> None:
-        found.append(formatEvent(event))
-
-    globalLogPublisher.addObserver(cast(ILogObserver, observe))
-    yield found
-    globalLogPublisher.removeObserver(cast(ILogObserver, observe))
 
 
 def done(deferred: Deferred[Any]) -> Any:

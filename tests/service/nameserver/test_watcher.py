@@ -29,7 +29,7 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
-from tests.service.nameserver.test_registry import YEAR, A, B, Bench, C
+from tests.service.nameserver.bench import YEAR, A, B, Bench, C
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, WALL
 
 WWW = "www.example.org"
@@ -299,7 +299,7 @@ def test_a_lost_connection_to_a_server_that_lives_changes_nothing(three: World) 
     }
 
 
-def test_another_boot_at_the_same_address_is_the_end_of_the_old_one(world: World) -> None:
+def test_another_boot_at_the_same_address_is_the_end_of_the_old_one(world: World, lines: list[str]) -> None:
     world.network.start(A).serving(WWW, PEM)
     world.network.start(B).serving(WWW, PEM)
     world.start()
@@ -311,6 +311,11 @@ def test_another_boot_at_the_same_address_is_the_end_of_the_old_one(world: World
         connection.close()
     world.run(1.1)
     servers = {one["id"]: one for one in world.bench.registry.status()["servers"]}
+    assert [line for line in lines if " a at " in line] == [
+        "server a at 192.0.2.1:443 is up",
+        "server a at 192.0.2.1:443: is dead, was up",
+        "server a at 192.0.2.1:443 is up",
+    ]
     assert servers["a"]["boot"] == "boot3"
     assert servers["a"]["names"] == 0
     assert servers["b"]["names"] == 1
