@@ -146,9 +146,16 @@ class Lanes:
         self.complaints.over(lane.kind)
         self.review()
 
-    def complain(self, about: str, words: str) -> None:
-        if self.complaints.new(about, words):
-            self.log.warn("{about} lane to {server}: {words}", about=about, server=self.called, words=words)
+    def complain(self, kind: Kind, words: str, details: object = "") -> None:
+        """Say once what is wrong with lanes of a kind; other ``details`` are no reason to say it again."""
+        if self.complaints.new(kind, words):
+            self.log.warn(
+                "{kind} lane to {server}: {words}{details}",
+                kind=kind,
+                server=self.called,
+                words=words,
+                details=details,
+            )
 
     def review(self) -> None:
         """Open what the pools want, and look again when they say."""
@@ -286,7 +293,7 @@ class _Lane:
         except BlockingIOError:
             return
         except (LaneError, ProxyHeaderError) as error:
-            self._lanes.complain(self.kind, f"closed, its header is not the server's: {error}")
+            self._lanes.complain(self.kind, "closed, its header is not the server's: ", error)
             self._lost()
             return
         except OSError:

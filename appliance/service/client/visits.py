@@ -80,8 +80,9 @@ class Visit:
         self._visits.readiness.change(self._lane, self._lane_ready)
         self._way = self._visits.origins.way(self._header.authority, self._header.kind)
         if self._way is None:
+            # The name is a stranger's choice, so it is no part of what is new to say.
             what = "plain HTTP" if self._header.kind is Kind.HTTP else "TLS"
-            self._refuse(Status.NO_ORIGIN, self._header.authority, f"no origin for {what} here")
+            self._refuse(Status.NO_ORIGIN, what, "there is no origin here for ", self._header.authority)
             return
         self._lane_ready(READABLE)
         if not self._over:
@@ -191,13 +192,13 @@ class Visit:
             self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=_ended
         )
 
-    def _refuse(self, status: Status, about: str, words: str) -> None:
+    def _refuse(self, status: Status, about: str, words: str, details: str = "") -> None:
         """Tell the server, and the log if it does not know, why there is no join here."""
         if not self._drop():
             return
         visits = self._visits
         if visits.complaints.new(about, words):
-            visits.log.warn("{about}: {words}", about=about, words=words)
+            visits.log.warn("{about}: {words}{details}", about=about, words=words, details=details)
         _Leaving(visits, self._lane, status)
 
     def _drop(self) -> bool:

@@ -134,7 +134,7 @@ class World:
         await deferLater(reactor, 0)
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
     globalLogPublisher.addObserver(made.log)
@@ -153,7 +153,7 @@ async def joined(server: FakeServer, lanes: int = 2) -> Any:
     return server.link
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_joins_and_says_so_in_one_line(world: World) -> None:
     server = world.server()
     address = server.listen()
@@ -167,7 +167,7 @@ async def test_joins_and_says_so_in_one_line(world: World) -> None:
     assert not any(lane.tls for lane in link.lanes)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_visitor_over_tls_from_end_to_end(world: World) -> None:
     server = world.server()
     world.client(server.listen())
@@ -190,7 +190,7 @@ async def test_a_visitor_over_tls_from_end_to_end(world: World) -> None:
     await until(reactor, lambda: len(link.lanes) >= 2)  # and the lane was replaced
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_visitor_over_plain_http_comes_on_a_tls_lane(world: World) -> None:
     server = world.server()
     world.client(server.listen(), http="serve", proxy_protocol=True)
@@ -213,7 +213,7 @@ async def test_a_visitor_over_plain_http_comes_on_a_tls_lane(world: World) -> No
     await until(reactor, lambda: lane.ended)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_every_server_that_the_dns_names_is_joined(world: World) -> None:
     servers = [world.server(f"s{number}") for number in range(3)]
     addresses = [server.listen() for server in servers]
@@ -224,7 +224,7 @@ async def test_every_server_that_the_dns_names_is_joined(world: World) -> None:
     assert client.joined == sorted(addresses)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_live_link_stays_when_the_dns_forgets_its_server(world: World) -> None:
     first, second = world.server("s1"), world.server("s2")
     address = first.listen()
@@ -240,7 +240,7 @@ async def test_a_live_link_stays_when_the_dns_forgets_its_server(world: World) -
     assert len(world.nameserver.asked) >= 2
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_comes_back_to_a_server_that_died_and_its_joined_visitors_go_on(world: World) -> None:
     server = world.server()
     address = server.listen()
@@ -265,7 +265,7 @@ async def test_comes_back_to_a_server_that_died_and_its_joined_visitors_go_on(wo
     assert len(world.log.holding("joined server s1")) == 2
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_retries_for_ever_and_says_why_once(world: World) -> None:
     server = world.server()
     address = server.listen()
@@ -288,7 +288,7 @@ async def test_retries_for_ever_and_says_why_once(world: World) -> None:
     await joined(server)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_server_that_hangs_up_is_no_success(world: World) -> None:
     server = world.server()
     server.hangs_up = True
@@ -305,7 +305,7 @@ async def test_a_server_that_hangs_up_is_no_success(world: World) -> None:
     assert not world.log.holding("left server")
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_refused_link_is_explained_in_the_servers_words_once(world: World) -> None:
     server = world.server()
     server.refuses = ("revoked", "the certificate 1f was revoked")
@@ -317,7 +317,7 @@ async def test_a_refused_link_is_explained_in_the_servers_words_once(world: Worl
     await joined(server)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_server_of_another_ca_is_told_nothing(world: World) -> None:
     server = world.server(credential=issued(ca=make_authority("theirs", NOW)))
     world.client(server.listen())
@@ -326,7 +326,7 @@ async def test_a_server_of_another_ca_is_told_nothing(world: World) -> None:
     assert len(world.log.holding("cannot join", "another CA")) == 1
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_server_that_says_it_is_another_is_left(world: World) -> None:
     server = world.server()
     server.says_it_is = "s2"
@@ -336,7 +336,7 @@ async def test_a_server_that_says_it_is_another_is_left(world: World) -> None:
     assert not server.lanes
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_goodbye_and_draining_from_the_server(world: World) -> None:
     server = world.server()
     client = world.client(server.listen())
@@ -356,7 +356,7 @@ async def test_goodbye_and_draining_from_the_server(world: World) -> None:
     assert reactor.seconds() - began >= 0.2
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_name_that_is_refused_is_said_and_the_others_are_served(world: World) -> None:
     server = world.server()
     real = server.grant
@@ -369,7 +369,7 @@ async def test_a_name_that_is_refused_is_said_and_the_others_are_served(world: W
     assert len(world.log.holding("refuses api.example.com")) == 1
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_two_addresses_of_one_server_have_one_link(world: World) -> None:
     server, alternate = world.server("s1"), world.server("s1")
     addresses = [server.listen("127.0.0.1"), alternate.listen("127.0.0.2")]
@@ -386,7 +386,7 @@ async def test_two_addresses_of_one_server_have_one_link(world: World) -> None:
     assert client.joined == [other]
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_stopping_says_goodbye_and_ends_everything(world: World) -> None:
     server = world.server()
     client = world.client(server.listen())
@@ -411,7 +411,7 @@ async def test_stopping_says_goodbye_and_ends_everything(world: World) -> None:
     assert not client.joined
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_stopping_while_dialling(world: World) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
@@ -421,7 +421,7 @@ async def test_stopping_while_dialling(world: World) -> None:
         await maybeDeferred(client.stopService)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_stopping_while_waiting_to_dial_again(world: World) -> None:
     server = world.server()
     address = server.listen()
@@ -432,7 +432,7 @@ async def test_stopping_while_waiting_to_dial_again(world: World) -> None:
     await maybeDeferred(client.stopService)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_two_clients_with_one_state_directory_are_two_instances(world: World) -> None:
     server = world.server()
     address = server.listen()

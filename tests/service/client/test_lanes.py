@@ -90,7 +90,10 @@ class Server:
         session = Session(target, SESSION, KEYS, self.tls_of_client, None)
         self.lanes = Lanes(reactor, self.visits, session, "server s1")
         self.said: list[str] = []
-        self.lanes.complain = lambda about, words: self.said.append(words)  # type: ignore[method-assign]
+        self.lanes.complain = self.hear  # type: ignore[method-assign]
+
+    def hear(self, kind: str, words: str, details: object = "") -> None:
+        self.said.append(f"{words}{details}")
 
     def serve(self) -> None:
         """One turn of both sides."""

@@ -76,7 +76,7 @@ class Making:
         return self.links[-1]
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def making() -> AsyncIterator[Making]:
     made = Making(reactor)
     made.readiness.start()
@@ -87,7 +87,7 @@ async def making() -> AsyncIterator[Making]:
     made.readiness.stop()
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def server() -> AsyncIterator[FakeServer]:
     made = FakeServer(reactor)
     yield made
@@ -128,7 +128,7 @@ def test_a_server_that_leaves_says_when_to_come_back_and_that_counts_once() -> N
     assert link.pause(1) == pytest.approx(0.01)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_the_keeper_is_told_in_order(making: Making, server: FakeServer) -> None:
     link = making.link(server.listen())
     link.startService()
@@ -141,7 +141,7 @@ async def test_the_keeper_is_told_in_order(making: Making, server: FakeServer) -
     assert making.keeper.told[2] == "parted"
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_link_that_may_not_join_says_no_hello(making: Making, server: FakeServer) -> None:
     making.keeper.may_join = lambda link, server_id: False  # type: ignore[method-assign]
     link = making.link(server.listen())
@@ -151,7 +151,7 @@ async def test_a_link_that_may_not_join_says_no_hello(making: Making, server: Fa
     assert not making.keeper.told
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_the_kernel_watches_the_link(making: Making, server: FakeServer) -> None:
     link = making.link(server.listen())
     link.startService()
@@ -163,7 +163,7 @@ async def test_the_kernel_watches_the_link(making: Making, server: FakeServer) -
     assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 4500
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_link_pings(making: Making, server: FakeServer) -> None:
     server.ping_seconds = 1.0
     link = making.link(server.listen())
@@ -184,7 +184,7 @@ async def test_a_link_pings(making: Making, server: FakeServer) -> None:
     assert link.lanes is not None
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_handshake_that_does_not_end(making: Making, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HANDSHAKE_SECONDS", 0.02)
     with socket.socket() as silent:
@@ -196,7 +196,7 @@ async def test_a_handshake_that_does_not_end(making: Making, monkeypatch: pytest
         assert not link.complaints.new(link.address, "it did not finish the TLS handshake in time")
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_server_that_does_not_close_is_not_waited_for(
     making: Making, server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

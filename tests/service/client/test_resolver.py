@@ -71,7 +71,7 @@ class FakeNameserver:
         return [] if answer is None else [answer]
 
 
-@pytest_twisted.async_yield_fixture  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture
 async def fake() -> AsyncIterator[FakeNameserver]:
     nameserver = FakeNameserver()
     nameserver.listen()
@@ -101,7 +101,7 @@ async def ask(fake: FakeNameserver, name: str = NAME) -> Found:
     return await look_up(reactor, [fake.address], name)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_servers_in_order_and_the_smallest_ttl(fake: FakeNameserver) -> None:
     fake.answer = txt(
         "v=spf1 -all",
@@ -114,7 +114,7 @@ async def test_servers_in_order_and_the_smallest_ttl(fake: FakeNameserver) -> No
     assert fake.asked == ["udp"]
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_the_name_asked_for_in_any_case_and_by_alias(fake: FakeNameserver) -> None:
     def answer(query: DNSRecord, tcp: bool) -> bytes:
         reply = query.reply()
@@ -127,7 +127,7 @@ async def test_the_name_asked_for_in_any_case_and_by_alias(fake: FakeNameserver)
     assert await ask(fake) == Found((TEN,), 7.0)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_record_of_several_strings_is_one_text(fake: FakeNameserver) -> None:
     def answer(query: DNSRecord, tcp: bool) -> bytes:
         reply = query.reply()
@@ -138,7 +138,7 @@ async def test_a_record_of_several_strings_is_one_text(fake: FakeNameserver) -> 
     assert (await ask(fake)).servers == (TEN,)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_truncated_answer_is_asked_for_by_tcp(fake: FakeNameserver) -> None:
     many = [f"r=superprotocol;ip=10.0.1.{number}" for number in range(1, 101)]
 
@@ -217,7 +217,7 @@ def garbage(query: DNSRecord, tcp: bool) -> bytes:
         lambda query, tcp: None,
     ],
 )
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_what_is_no_answer_fails(fake: FakeNameserver, answer: Answer) -> None:
     fake.answer = answer
     with pytest.raises(LookupFailed) as failed:
@@ -225,7 +225,7 @@ async def test_what_is_no_answer_fails(fake: FakeNameserver, answer: Answer) -> 
     assert str(failed.value)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_guess_does_not_keep_the_answer_away(fake: FakeNameserver) -> None:
     guesses = [garbage, with_another_id, for_another_question, a_query, txt("r=superprotocol;ip=10.0.0.10")]
     fake.reply = lambda octets, tcp: [  # type: ignore[method-assign]
@@ -234,7 +234,7 @@ async def test_a_guess_does_not_keep_the_answer_away(fake: FakeNameserver) -> No
     assert (await ask(fake)).servers == (TEN,)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_port_where_nobody_listens_is_not_waited_for(fake: FakeNameserver) -> None:
     fake.answer = txt("r=superprotocol;ip=10.0.0.10")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as closed:
@@ -245,7 +245,7 @@ async def test_a_port_where_nobody_listens_is_not_waited_for(fake: FakeNameserve
     assert reactor.seconds() - began < 1.0
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_an_answer_without_servers_is_an_answer(fake: FakeNameserver) -> None:
     fake.answer = txt()
     with pytest.raises(NoServers):
@@ -254,7 +254,7 @@ async def test_an_answer_without_servers_is_an_answer(fake: FakeNameserver) -> N
 
 
 @pytest.mark.usefixtures("hasty")
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_the_next_nameserver_is_asked(fake: FakeNameserver) -> None:
     fake.answer = txt("r=superprotocol;ip=10.0.0.10")
     dead = FakeNameserver()
@@ -362,7 +362,7 @@ def test_stopping_leaves_nothing(lookups: Lookups) -> None:
     assert not lookups.clock.getDelayedCalls()
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_stopping_in_the_middle_of_a_question(fake: FakeNameserver) -> None:
     resolver = Resolver(reactor, NAME, lambda servers: None, nameserver=fake.address)
     resolver.startService()

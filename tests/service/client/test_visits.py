@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import attrs
 import pytest
+from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
+from zope.interface import provider
 
 from appliance.addresses import Origin
 from appliance.service.client import visits as module
@@ -27,6 +30,20 @@ HELLO = b"\x16\x03\x01 a ClientHello"
 
 def header(host: str = "www.example.com", kind: Kind = Kind.TLS) -> ProxyHeader:
     return ProxyHeader(("203.0.113.7", 50000), ("198.51.100.1", 443), host, b"h2", b"visit-1", kind)
+
+
+@contextmanager
+def log_of(namespace: str) -> Iterator[list[str]]:
+    lines: list[str] = []
+
+    @provider(ILogObserver)
+    def observe(event: LogEvent) -> None:
+        if event.get("log_namespace", "").startswith(namespace):
+            lines.append(formatEvent(event))
+
+    globalLogPublisher.addObserver(observe)
+    yield lines
+    globalLogPublisher.removeObserver(observe)
 
 
 class Ends:
@@ -196,6 +213,17 @@ def test_no_origin_for_the_name(ends: Making, visitor: ProxyHeader) -> None:
     refused = ends()
     refused.begin(visitor, HELLO)
     assert status(refused) is Status.NO_ORIGIN
+
+
+def test_names_that_a_stranger_chooses_do_not_fill_the_log(ends: Making) -> None:
+    with log_of("appliance.service.client.visits") as lines:
+        for number in range(5):
+            refused = ends()
+            if number:
+                refused.visits.complaints = ends.made[0].visits.complaints
+            refused.begin(header(f"n{number}.other.test"), HELLO)
+            assert status(refused) is Status.NO_ORIGIN
+    assert lines == ["TLS: there is no origin here for n0.other.test"]
 
 
 def test_no_origin_for_the_kind(ends: Making) -> None:
