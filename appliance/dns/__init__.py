@@ -3,7 +3,9 @@
     names       a name is its wire form, lower-cased
     numbers     the IANA numbers used here
     zone        one version of a zone: immutable, replaced whole
-    zonefile    the text of a master file -> a zone, or the line that is wrong
+    zonefile    the text of a master file -> a zone, or the lines that are wrong
+    tokens      its tokens, each with its line
+    zonecheck   which records may stand together in a zone
     overlay     live records laid over a static zone, and where the two conflict
     serial      which number the next version of a zone gets
     question    the bounded walk of a message from the network

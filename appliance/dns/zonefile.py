@@ -1,9 +1,9 @@
 """The text of a master file (RFC 1035 5, with the usual $ORIGIN and $TTL) becomes a zone, or the lines
 that are wrong.
 
-Hidden here: dnspython, which splits the text into tokens and reads the data of each type of record, and
-what has to be done around it so that an error names the exact line and says what to change. Which records
-may stand together in a zone is zonecheck's.
+Hidden here: the grammar of entries and directives, dnspython, which reads the data of each type of
+record, and what has to be done around it so that an error names the exact line and says what to change.
+Which records may stand together in a zone is zonecheck's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import dns.rdatatype
 import dns.tokenizer
 import dns.ttl
 
-from appliance.dns import names, numbers
+from appliance.dns import numbers
+from appliance.dns.tokens import Tokens, Wrong, first_lower, plain
 from appliance.dns.zone import Zone
 from appliance.dns.zonecheck import Fault, Record, apex_of, faults_of, zone_from
 
@@ -35,21 +36,9 @@ _UNSUPPORTED: Final = {
     "$UNICODE": "$UNICODE is not supported: write names as A-labels ('xn--…')",
 }
 
-# What dnspython says when it has nothing to say: the bare docstrings of its error classes.
-_MUTE: Final = frozenset(
-    (
-        "",
-        "Text input is malformed.",
-        "An incorrect number of arguments were given.",
-        "list index out of range",
-    )
-)
-_TOO_EARLY: Final = frozenset(("Text input ended unexpectedly.", "expecting another identifier"))
-
 
 class ZoneFileError(Exception):
-    """The zone file cannot be used; each line of this text is one mistake: file, line number, what is
-    wrong there.
+    """The zone file cannot be used; each line of this text is one mistake: file, line number, what is wrong.
 
     `line` and `what` are the first mistake; str() has all that were found, one a line.
     """
@@ -82,83 +71,16 @@ def read_zone(text: str, *, filename: str, apex: bytes | None = None) -> Zone:
     return zone_from(reader.records, apex)
 
 
-class _Wrong(dns.exception.SyntaxError):
-    """Something in the entry that is being read is wrong; the text says what."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)  # type: ignore[no-untyped-call]
-
-
-class _OnlyAscii(dns.name.IDNACodec):
-    """Refuses U-labels. Called by dnspython only for names that hold a character outside ASCII."""
-
-    def encode(self, label: str) -> bytes:
-        if label.isascii():
-            return label.encode("ascii")
-        raise _Wrong(f"the name part '{label}' has characters outside ASCII: {names.a_label_advice(label)}")
-
-
-class _Tokens(dns.tokenizer.Tokenizer):
-    """dnspython's tokenizer, which counts a line as read when it has looked at its newline: one too late."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text, idna_codec=_OnlyAscii())  # type: ignore[no-untyped-call]
-        self.line = 1  # of the token that was read last, or where reading it failed
-        self.last = dns.tokenizer.Token(dns.tokenizer.EOL)
-        self._last_char = ""
-
-    def _get_char(self) -> str:
-        self._last_char = super()._get_char()
-        return self._last_char
-
-    def get(self, want_leading: bool = False, want_comment: bool = False) -> dns.tokenizer.Token:
-        try:
-            token = super().get(want_leading, want_comment)
-        except dns.exception.DNSException:
-            if self._last_char == ")":
-                raise _Wrong("a ')' without its '('") from None
-            if self.quoting:
-                raise _Wrong("a quoted text does not end in its line: a quote is missing") from None
-            if self.multiline:
-                raise _Wrong("a '(' is never closed") from None
-            raise _Wrong("a line cannot end in a backslash") from None
-        finally:
-            # A newline that was looked at, and not passed, has been counted already.
-            self.line = self.line_number - (self._last_char == "\n")
-        self.last = token
-        return token
-
-    def unget(self, token: dns.tokenizer.Token) -> None:
-        super().unget(token)
-        self._last_char = "\n" if token.is_eol() else self._last_char
-
-    def skip_line(self) -> bool:
-        """Go to the next line after a mistake. False inside parentheses, where nobody knows what that
-        would be."""
-        if self.multiline or self.last.is_eof():
-            return False
-        self.ungotten_token = None
-        self.quoting = False
-        self.delimiters = dns.tokenizer._DELIMITERS
-        if self.last.is_eol():
-            return True
-        while (char := self._get_char()) not in ("\n", ""):
-            pass
-        return char == "\n"
-
-
 class _Reader:
     """Reads one file; afterwards `records` and `faults` hold what was found."""
 
     def __init__(self, text: str, apex: bytes | None) -> None:
         self.records: list[Record] = []
         self.faults: list[Fault] = []
-        self._tokens = _Tokens(text.removeprefix("\ufeff"))
+        self._tokens = Tokens(text)
         self._origin = None if apex is None else dns.name.from_wire(apex, 0)[0]
         self._owner: bytes | None = None
-        self._default_ttl: int | None = (
-            None  # of $TTL, or of an SOA that came first (RFC 1035 as BIND reads it)
-        )
+        self._default_ttl: int | None = None  # of $TTL, or of an SOA that came before any
         self._last_ttl: int | None = None
 
     def read(self) -> None:
@@ -166,7 +88,7 @@ class _Reader:
             try:
                 if not self._entry():
                     return
-            except _Wrong as error:
+            except Wrong as error:
                 self.faults.append(Fault(self._tokens.line, str(error)))
                 if not self._tokens.skip_line():
                     return
@@ -185,7 +107,7 @@ class _Reader:
                 return not token.is_eof()
             line = tokens.line
             if self._owner is None:
-                raise _Wrong("this record has no name, and there is none before it to take over")
+                raise Wrong("this record has no name, and there is none before it to take over")
         elif token.is_identifier() and token.value.startswith("$"):
             self._directive(token.value.upper())
             return True
@@ -199,12 +121,11 @@ class _Reader:
     def _directive(self, word: str) -> None:
         token = self._tokens.get()
         if word in _UNSUPPORTED:
-            self._tokens.unget(token) if token.is_eol_or_eof() else None
-            raise _Wrong(_UNSUPPORTED[word])
+            raise Wrong(_UNSUPPORTED[word])
         if word not in ("$ORIGIN", "$TTL"):
-            raise _Wrong(f"there is no directive '{word}'")
+            raise Wrong(f"there is no directive '{word}'")
         if token.is_eol_or_eof():
-            raise _Wrong(f"{word} needs a value")
+            raise Wrong(f"{word} needs a value")
         if word == "$TTL":
             self._default_ttl = _ttl(token)
         else:
@@ -218,10 +139,10 @@ class _Reader:
         classed = False
         while True:
             if token.is_eol_or_eof():
-                raise _Wrong("this record ends before its type and data")
+                raise Wrong("this record ends before its type and data")
             word = token.value.upper()
             if not token.is_identifier():
-                raise _Wrong(f"a record type is expected here, not '{token.value}'")
+                raise Wrong(f"a record type is expected here, not '{token.value}'")
             if ttl is None and token.value[:1].isdigit():
                 ttl = _ttl(token)
             elif not classed and _is_class(word):
@@ -234,21 +155,21 @@ class _Reader:
             read = dns.rdata.from_text(dns.rdataclass.IN, rtype, tokens, self._origin, relativize=False)
             rdata = read.to_wire()
         except dns.name.NeedAbsoluteNameOrOrigin:
-            raise _Wrong(f"a name in this {word} record is relative, and no $ORIGIN says to what") from None
-        except _Wrong:
+            raise Wrong(f"a name in this {word} record is relative, and no $ORIGIN says to what") from None
+        except Wrong:
             raise
         except dns.ttl.BadTTL:
-            raise _Wrong(
+            raise Wrong(
                 f"'{tokens.last.value}' in this {word} record is not a time (seconds, or as 1h30m)"
             ) from None
         except dns.exception.DNSException as error:
-            raise _Wrong(_plain(str(error), tokens, f"{word} record")) from None
+            raise Wrong(plain(str(error), tokens, f"{word} record")) from None
         except Exception as error:
             # dnspython has some ninety readers of data; one that trips is a mistake in the file, not in us.
-            raise _Wrong(f"the data of this {word} record cannot be read: {error}") from None
+            raise Wrong(f"the data of this {word} record cannot be read: {error}") from None
         assert rdata is not None
         if len(rdata) > 0xFFFF:
-            raise _Wrong(f"the data of this {word} record is longer than 65535 octets")
+            raise Wrong(f"the data of this {word} record is longer than 65535 octets")
         self.records.append(
             Record(line, owner, int(rtype), self._ttl_of(ttl, int(rtype), rdata, line), rdata)
         )
@@ -269,16 +190,16 @@ class _Reader:
     def _name(self, token: dns.tokenizer.Token) -> bytes:
         """The name that `token` writes, completed by the origin."""
         if not token.is_identifier():
-            raise _Wrong(f"a name is expected here, not '{token.value}'")
+            raise Wrong(f"a name is expected here, not '{token.value}'")
         try:
             name = dns.name.from_text(token.value, self._origin, self._tokens.idna_codec)
-        except _Wrong:
+        except Wrong:
             raise
         except dns.exception.DNSException as error:
             shown = token.value if len(token.value) <= 40 else token.value[:40] + "…"
-            raise _Wrong(f"'{shown}' is not a name: {_first_lower(str(error))}") from None
+            raise Wrong(f"'{shown}' is not a name: {first_lower(str(error))}") from None
         if not name.is_absolute():
-            raise _Wrong(f"the name '{token.value}' is relative, and no $ORIGIN says to what")
+            raise Wrong(f"the name '{token.value}' is relative, and no $ORIGIN says to what")
         wire = name.to_wire()
         assert wire is not None
         return wire.lower()
@@ -286,16 +207,16 @@ class _Reader:
     def _end_of_line(self, after: str) -> None:
         token = self._tokens.get()
         if not token.is_eol_or_eof():
-            raise _Wrong(f"unexpected '{token.value}' after {after}")
+            raise Wrong(f"unexpected '{token.value}' after {after}")
 
 
 def _ttl(token: dns.tokenizer.Token) -> int:
     try:
         seconds = dns.ttl.from_text(token.value)
     except dns.exception.DNSException:
-        raise _Wrong(f"'{token.value}' is not a TTL (seconds, or units as in 1h30m)") from None
+        raise Wrong(f"'{token.value}' is not a TTL (seconds, or units as in 1h30m)") from None
     if seconds > MAX_TTL_SECONDS:
-        raise _Wrong(f"the TTL {token.value} is above the largest there is, {MAX_TTL_SECONDS}")
+        raise Wrong(f"the TTL {token.value} is above the largest there is, {MAX_TTL_SECONDS}")
     return seconds
 
 
@@ -303,7 +224,7 @@ def _is_class(word: str) -> bool:
     if word in ("IN", "CLASS1"):
         return True
     if word in ("CH", "HS", "CS", "ANY", "NONE") or (word.startswith("CLASS") and word[5:].isdigit()):
-        raise _Wrong(f"only class IN is served, not {word}")
+        raise Wrong(f"only class IN is served, not {word}")
     return False
 
 
@@ -311,38 +232,9 @@ def _record_type(word: str) -> dns.rdatatype.RdataType:
     try:
         rtype = dns.rdatatype.from_text(word)
     except (dns.exception.DNSException, ValueError):
-        raise _Wrong(
+        raise Wrong(
             f"there is no record type '{word}' (one without a name is written TYPE65280 \\# 2 0a0b)"
         ) from None
     if dns.rdatatype.is_metatype(rtype) or rtype == 0:
-        raise _Wrong(f"{word} is a type of questions, not of records")
+        raise Wrong(f"{word} is a type of questions, not of records")
     return rtype
-
-
-def _plain(text: str, tokens: _Tokens, what: str) -> str:
-    """What dnspython meant by `text`, in words that say what to change."""
-    token = tokens.last
-    shown = token.value if isinstance(token.value, str) else repr(token.value)
-    if "expected EOL or EOF" in text:
-        hint = " (a '(' before it is still open)" if tokens.multiline else ""
-        return f"unexpected '{shown}' after the end of this {what}{hint}"
-    if text in _TOO_EARLY or (
-        token.is_eol_or_eof() and (text in _MUTE or text.startswith(("expect", "not enough")))
-    ):
-        return f"this {what} ends too early"
-    if text in _MUTE:
-        kinds = {"A record": "an IPv4 address", "AAAA record": "an IPv6 address"}
-        if what in kinds:
-            return f"'{shown}' is not {kinds[what]}"
-        return f"'{shown}' cannot be read in this {what}" if shown else f"this {what} cannot be read"
-    if text == "expecting an integer":
-        return f"'{shown}' is not a number, and this {what} needs one here"
-    if text == "expecting an identifier":
-        return f"'{shown}' is quoted, and this {what} needs a plain word here"
-    if text == "string too long":
-        return f"a text in this {what} is longer than 255 octets: write it as several, each in its quotes"
-    return _first_lower(text).rstrip(".") if text else f"this {what} cannot be read"
-
-
-def _first_lower(text: str) -> str:
-    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text

@@ -197,6 +197,11 @@ def test_the_closest_zone_answers_and_ds_is_the_parents() -> None:
     assert zone_for({**zones, b"\0": EXAMPLE}, names.from_text("test"), 43) is EXAMPLE
 
 
+def test_a_nameservers_address_may_be_a_wildcards() -> None:
+    read = ask(zone("sub NS x.ns\n*.ns A 192.0.2.53\n"), "www.sub.example.test")
+    assert read.additional == ["x.ns.example.test 300 A 192.0.2.53"]
+
+
 def test_refused_outside() -> None:
     read = ask(SERVED, "www.invalid")
     assert (read.rcode, read.aa, read.answer, read.authority) == ("REFUSED", False, [], [])

@@ -106,6 +106,9 @@ WRONG: dict[str, tuple[str, int, str]] = {
     "unknown directive": ("$FOO bar", 1, r"no directive '\$FOO'"),
     "raw U-label": ("bücher A 192.0.2.1", 1, "write 'xn--bcher-kva'"),
     "raw U-label as a target": ("w CNAME bücher", 1, "write 'xn--bcher-kva'"),
+    "raw U-label behind others": ("a.b.bücher A 192.0.2.1", 1, "write 'xn--bcher-kva'"),
+    "data of 65536 octets": ("w TYPE65280 \\# 65536 " + "00" * 65536, 1, "longer than 65535"),
+    "data that only its type knows": ("w LOC 51 N x E 0m", 1, "LOC record"),
     "raw U-label in $ORIGIN": ("$ORIGIN bücher\n", 1, "write 'xn--bcher-kva'"),
     "long label": ("a" * 64 + " A 192.0.2.1", 1, "is not a name"),
     "long name": (".".join(["a" * 63] * 4) + ". A 192.0.2.1", 1, "is not a name"),
@@ -140,8 +143,9 @@ def test_wrong(case: str) -> None:
 
 def test_all_mistakes_at_once_in_order() -> None:
     with pytest.raises(ZoneFileError) as caught:
-        zone("a A x\nb A 192.0.2.1\nc A y\nd TXT )\ne MX 10\n")
-    assert [line.split(":")[1] for line in str(caught.value).splitlines()] == ["5", "7", "8", "9"]
+        zone('a A x\nb A 192.0.2.1\nc TXT "y\nd TXT )\ne MX 10\nf TXT t\\\ng A z\nh\n$TTL\ni A x')
+    lines = [int(line.split(":")[1]) - LINES for line in str(caught.value).splitlines()]
+    assert lines == [1, 3, 4, 5, 6, 7, 8, 9, 10]
 
 
 def test_mistakes_are_shown_in_bounded_number() -> None:
