@@ -49,6 +49,12 @@ def test_a_change_is_laid_in_the_next_turn_and_further_ones_a_second_later(bench
     assert len(bench.lays) == 3
 
 
+def test_the_first_server_after_the_start_does_not_wait(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {})
+    bench.clock.advance(0)
+    assert bench.txt() == [A]
+
+
 @pytest.mark.parametrize("end", ["dead", "silent", "left", "removed"])
 def test_what_takes_a_server_out_waits_for_nothing(bench: Bench, end: str) -> None:
     bench.clock.advance(10)
