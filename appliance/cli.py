@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,10 @@ from appliance.tunnel.names import BadHostName, normal
 
 ANSWER_SECONDS = 60.0
 """More than the appliance takes for anything, so that it is the appliance that says what is wrong."""
+TIMES = ("expires", "revoked")
+"""Columns of Unix times."""
+WIDE_COLUMNS = 10_000
+"""No cell is cut: a name that is not whole cannot be copied."""
 
 ZONE_TEXT = """\
 ; The operator's zone file: the appliance never writes it. The records of tunnel servers and of served names
@@ -176,7 +181,7 @@ def status(where: Any, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
-    console = Console(soft_wrap=True)
+    console = Console(width=WIDE_COLUMNS)
     for heading, value in result.items():
         if not isinstance(value, list):
             console.print(f"{heading.replace('_', ' ')}: {value}", highlight=False, markup=False)
@@ -192,12 +197,16 @@ def _table(console: Console, heading: str, rows: list[Any]) -> None:
     for column in rows[0]:
         table.add_column(column)
     for row in rows:
-        table.add_row(*(_cell(value) for value in row.values()))
+        table.add_row(*(_cell(column, value) for column, value in row.items()))
     console.print()
     console.print(table, markup=False)
 
 
-def _cell(value: Any) -> str:
+def _cell(column: str, value: Any) -> str:
+    if column in TIMES and isinstance(value, int | float):
+        return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d}"
+    if value is None:
+        return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -33,6 +33,7 @@ from appliance.derived import (
     server_id,
     why_no_address,
 )
+from appliance.fleet.publish import may_be_published
 from appliance.service.ports import local_addresses
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
 from appliance.tunnel.discovery import ServerAddress
@@ -63,6 +64,7 @@ APPLIANCE_OPTIONS = {
     "state": "--state",
     "nameserver.zones": "--zones",
     "nameserver.listen": "--dns",
+    "nameserver.private_addresses": "--private-addresses",
     "server.addresses": "--public",
     "server.tls": "--tls",
     "server.http": "--http",
@@ -111,7 +113,8 @@ class NameserverSettings:
         "The name whose TXT records list every tunnel server.", "each zone's apex", default=None
     )
     private_addresses: bool = _doc(
-        "Whether tunnel servers at addresses that are not globally routable are published.",
+        "Whether tunnel servers at addresses that are not globally routable are published. Without it such an"
+        " address is an error.",
         "`false`",
         default=False,
     )
@@ -268,6 +271,10 @@ def read_appliance(
     server = _structured(file, made, ServerSettings, ("server",), errors)
     if server is not None:
         server = _server(file, server, zones, local_addresses(), host_name, errors)
+    if nameserver is not None:
+        own = server.addresses if server is not None else ()
+        errors += _unpublished(file, ("server", "addresses"), own, nameserver)
+        errors += _unpublished(file, ("nameserver", "servers"), nameserver.servers, nameserver)
     if errors:
         raise SettingsRefused(errors)
     return attrs.evolve(settings, nameserver=nameserver, server=server)
@@ -437,6 +444,20 @@ def _server(
         default_name=default_name,
         https_port=settings.https_port or (addresses[0].port if addresses else TLS_PORT),
     )
+
+
+def _unpublished(
+    file: SettingsFile,
+    key: tuple[str, ...],
+    addresses: Sequence[ServerAddress],
+    nameserver: NameserverSettings,
+) -> list[str]:
+    """An error for each address that the nameserver would never publish: better said now than not found."""
+    return [
+        file.error(key, f"{address.host} is not globally routable; --private-addresses publishes it anyway")
+        for address in addresses
+        if not may_be_published(address, nameserver.private_addresses)
+    ]
 
 
 def _enrolment(file: SettingsFile, path: Path, errors: list[str]) -> Enrolment | None:

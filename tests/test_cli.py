@@ -57,22 +57,22 @@ def run(*arguments: str) -> Result:
 
 
 def test_init(here: Path) -> None:
-    result = run("init", "Example.org", "203.0.113.5", "2001:db8::5")
+    result = run("init", "Example.org", "198.41.0.4", "2001:500:2::c")
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "example.org.  NS  ns1.example.org.",
         "example.org.  NS  ns2.example.org.",
-        "ns1.example.org.  A  203.0.113.5",
-        "ns1.example.org.  AAAA  2001:db8::5",
-        "ns2.example.org.  A  203.0.113.5",
-        "ns2.example.org.  AAAA  2001:db8::5",
+        "ns1.example.org.  A  198.41.0.4",
+        "ns1.example.org.  AAAA  2001:500:2::c",
+        "ns2.example.org.  A  198.41.0.4",
+        "ns2.example.org.  AAAA  2001:500:2::c",
     ]
     assert "wrote zones/example.org.zone" in result.stderr
     assert "twistd -n tunnel-appliance" in result.stderr
     read_zone((here / "zones" / "example.org.zone").read_text(), filename="z")
     settings = read_appliance(None, {}, local_addresses=lambda: ["10.0.0.1"])
     assert settings.server is not None
-    assert settings.server.addresses == (ServerAddress("203.0.113.5"), ServerAddress("2001:db8::5"))
+    assert settings.server.addresses == (ServerAddress("198.41.0.4"), ServerAddress("2001:500:2::c"))
 
 
 def test_init_overwrites_nothing(here: Path) -> None:

@@ -24,9 +24,9 @@ $ORIGIN example.org.
 $TTL 300
 @ SOA ns1 hostmaster 1 3600 600 604800 15
 @ NS ns1
-ns1 A 203.0.113.5
+ns1 A 198.41.0.5
 """
-LOCAL = ("203.0.113.5", "10.0.0.1", "2001:db8::1")
+LOCAL = ("198.41.0.5", "10.0.0.1", "2001:500:2::c")
 
 
 @pytest.fixture(autouse=True)
@@ -62,12 +62,12 @@ def test_no_settings_at_all(here: Path) -> None:
     assert settings.nameserver is not None
     assert settings.nameserver.zones == here / "zones"
     assert settings.nameserver.listen == tuple(
-        Listen(host, 53) for host in ("203.0.113.5", "10.0.0.1", "2001:db8::1")
+        Listen(host, 53) for host in ("198.41.0.5", "10.0.0.1", "2001:500:2::c")
     )
     assert settings.nameserver.discovery is None
     assert settings.server is not None
     assert settings.server.id == "box"
-    assert settings.server.addresses == (ServerAddress("203.0.113.5", 443),)
+    assert settings.server.addresses == (ServerAddress("198.41.0.5", 443),)
     assert settings.server.tls[0] == Listen("0.0.0.0", 443)
     assert settings.server.http[0] == Listen("0.0.0.0", 80)
     assert settings.server.https_port == 443
@@ -79,18 +79,30 @@ def test_the_file_beside_is_found(here: Path) -> None:
 
 
 def test_public_option_is_enough() -> None:
-    settings = appliance(local=("10.0.0.1",), server__addresses=["198.51.100.7"])
+    settings = appliance(local=("10.0.0.1",), server__addresses=["192.5.5.241"])
     assert settings.server is not None
     assert settings.nameserver is not None
-    assert settings.server.addresses == (ServerAddress("198.51.100.7", 443),)
+    assert settings.server.addresses == (ServerAddress("192.5.5.241", 443),)
 
 
 def test_without_a_public_address() -> None:
     (error,) = refused(local=("10.0.0.1",))
     assert "no public address" in error
-    assert "ns1.example.org 203.0.113.5" in error
+    assert "ns1.example.org 198.41.0.5" in error
     assert "10.0.0.1" in error
     assert "--public ADDRESS" in error
+
+
+def test_an_address_that_would_not_be_published() -> None:
+    errors = refused(
+        '[nameserver]\nservers = ["10.0.0.7"]\n[server]\n', server__addresses=["10.0.0.8", "198.41.0.9"]
+    )
+    why = "is not globally routable; --private-addresses publishes it anyway"
+    assert errors == [
+        f"--public: 10.0.0.8 {why}",
+        f"a.toml:2: nameserver.servers: 10.0.0.7 {why}",
+    ]
+    assert appliance(server__addresses=["10.0.0.8"], nameserver__private_addresses=True).server is not None
 
 
 def test_only_loopback() -> None:
@@ -100,15 +112,16 @@ def test_only_loopback() -> None:
 
 def test_only_one_part() -> None:
     assert appliance("[nameserver]\n").server is None
-    settings = appliance('[server]\naddresses = ["203.0.113.9"]\n')
+    settings = appliance('[server]\naddresses = ["198.41.0.9"]\n')
     assert settings.nameserver is None
-    (error,) = refused('[server]\naddresses = ["203.0.113.9"]\n', nameserver__listen=["127.0.0.1:5354"])
+    (error,) = refused('[server]\naddresses = ["198.41.0.9"]\n', nameserver__listen=["127.0.0.1:5354"])
     assert error == "--dns: a.toml has no [nameserver]"
 
 
 def test_ports_that_are_not_said() -> None:
     settings = appliance(
-        '[nameserver]\nlisten = ["127.0.0.1", "[::1]:54", "0.0.0.0:55"]\nservers = ["203.0.113.6"]\n'
+        '[nameserver]\nprivate_addresses = true\nservers = ["198.41.0.6"]\n'
+        'listen = ["127.0.0.1", "[::1]:54", "0.0.0.0:55"]\n'
         '[server]\ntls = ["127.0.0.1:8443"]\nhttp = ["127.0.0.1"]\naddresses = ["127.0.0.1", "::1"]\n'
     )
     assert settings.nameserver is not None
@@ -116,10 +129,10 @@ def test_ports_that_are_not_said() -> None:
     assert [str(listen) for listen in settings.nameserver.listen] == [
         "127.0.0.1:53",
         "[::1]:54",
-        "203.0.113.5:55",
+        "198.41.0.5:55",
         "10.0.0.1:55",
     ]
-    assert settings.nameserver.servers == (ServerAddress("203.0.113.6", 443),)
+    assert settings.nameserver.servers == (ServerAddress("198.41.0.6", 443),)
     assert settings.server.addresses == (ServerAddress("127.0.0.1", 8443), ServerAddress("::1", 8443))
     assert settings.server.https_port == 8443
     assert settings.server.http == (Listen("127.0.0.1", 80),)
@@ -136,7 +149,7 @@ def test_options_win(here: Path) -> None:
     assert settings.nameserver is not None
     assert settings.nameserver.listen == (Listen("127.0.0.1", 2),)
     assert settings.server is not None
-    assert settings.server.addresses == (ServerAddress("203.0.113.5", 3),)
+    assert settings.server.addresses == (ServerAddress("198.41.0.5", 3),)
 
 
 def test_paths_start_from_the_file(here: Path) -> None:
@@ -184,12 +197,12 @@ def enrolment(here: Path) -> Path:
     wall = datetime.now(UTC)
     ca = make_authority("a CA", wall)
     credential = issue_server(
-        ca, server_id="s2", service_name="tunnel-server.internal", addresses=["203.0.113.9"], wall=wall
+        ca, server_id="s2", service_name="tunnel-server.internal", addresses=["198.41.0.9"], wall=wall
     )
     made = Enrolment(
         server_id="s2",
         service_name="tunnel-server.internal",
-        addresses=(ServerAddress("203.0.113.9", 8443),),
+        addresses=(ServerAddress("198.41.0.9", 8443),),
         ca_pem=ca.certificate_pem(),
         credential_pem=credential.pem(),
     )
@@ -204,15 +217,15 @@ def test_an_enrolled_server(here: Path) -> None:
     assert settings.server is not None
     assert settings.server.enrolment == path
     assert settings.server.id == "s2"
-    assert settings.server.addresses == (ServerAddress("203.0.113.9", 8443),)
+    assert settings.server.addresses == (ServerAddress("198.41.0.9", 8443),)
 
 
 def test_an_enrolment_of_another(here: Path) -> None:
     enrolment(here)
-    errors = refused('[server]\nenrolment = "s2.toml"\nid = "s3"\naddresses = ["203.0.113.8"]\n')
+    errors = refused('[server]\nenrolment = "s2.toml"\nid = "s3"\naddresses = ["198.41.0.8"]\n')
     assert errors == [
         'a.toml:3: server.id: the enrolment says "s2"',
-        "a.toml:4: server.addresses: the enrolment is not for 203.0.113.8 but for 203.0.113.9",
+        "a.toml:4: server.addresses: the enrolment is not for 198.41.0.8 but for 198.41.0.9",
     ]
 
 

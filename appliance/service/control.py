@@ -15,12 +15,13 @@ from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, maybeDeferred
-from twisted.internet.interfaces import IAddress
+from twisted.internet.interfaces import IAddress, ILoggingContext
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 SOCKET_NAME = "control"
 MAX_REQUEST_OCTETS = 65536
@@ -137,6 +138,7 @@ class _Conversation(LineOnlyReceiver, TimeoutMixin):
         factory.open.discard(self)
 
 
+@implementer(ILoggingContext)
 class _Conversations(Factory):
     """Makes them, and ends those that are open when the service stops."""
 
@@ -146,6 +148,9 @@ class _Conversations(Factory):
         self.open: set[_Conversation] = set()
         self._reactor = reactor
         self._answer = answer
+
+    def logPrefix(self) -> str:
+        return "control"
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol:
         protocol = _Conversation(self._reactor, self._answer)

@@ -152,7 +152,7 @@ def test_a_path_that_no_socket_can_have(tmp_path: Path) -> None:
         Control(None, tmp_path / ("x" * 100), {}).startService()
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_real_socket(tmp_path: Path) -> None:
     from twisted.internet import reactor  # the only way to see the mode of the file
 

@@ -1,0 +1,366 @@
+"""The appliance as one service: what it is made of, how the parts know each other, in which order they start.
+
+Ports are bound in privilegedStartService (or in startService where nobody calls that); the database, the keys
+and the control socket are made in startService, as the user that stays.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from appliance import __version__
+from appliance.addresses import Listen
+from appliance.derived import server_id
+from appliance.dns.names import from_text, is_at_or_below, to_text
+from appliance.service.authority import Authority, AuthorityRefused, Identity
+from appliance.service.commands import commands
+from appliance.service.control import CannotControl, Command, CommandRefused, Control
+from appliance.service.nameserver.dials import Meeting
+from appliance.service.nameserver.registry import Registry
+from appliance.service.nameserver.tcp import TcpNameserver
+from appliance.service.nameserver.udp import UdpNameserver
+from appliance.service.nameserver.watcher import Watcher
+from appliance.service.nameserver.zonefiles import Zonefiles, ZonesRefused
+from appliance.service.ports import CannotListen
+from appliance.service.server.tunnelserver import TunnelServer
+from appliance.service.server.watches import LocalEnd, Watches
+from appliance.service.store import Store, StoreFailed, StoreRefused
+from appliance.settings import ApplianceSettings, NameserverSettings, ServerSettings
+from appliance.tunnel.certificates import SERVICE_NAME, Credential
+from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.invitation import Enrolment, read_enrolment
+
+STORE_NAME = "appliance.sqlite"
+WARNING_SECONDS = 86400.0
+"""Once a day is said what expires within a month."""
+BOOT_OCTETS = 16
+
+
+class Nameserving:
+    """The nameserver: zones, the fleet's records over them, and who answers for both."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: NameserverSettings,
+        store: Store,
+        authority: Authority,
+        *,
+        nameserver_id: str,
+        service_name: str,
+        own: Sequence[ServerAddress],
+        local: LocalEnd | None,
+    ) -> None:
+        """`own` are the addresses of the tunnel server in this process, `local` its end of a watch."""
+        self.zonefiles = Zonefiles(settings.zones, store, reactor, index=settings.index)
+        self.registry = Registry(
+            reactor,
+            store,
+            self.zonefiles,
+            listed=(*own, *settings.servers),
+            discovery=settings.discovery,
+            private_addresses=settings.private_addresses,
+        )
+        meeting = Meeting(
+            reactor,
+            nameserver_id=nameserver_id,
+            service_name=service_name,
+            identity=lambda: (_made(authority.nameserver), authority.ca),
+            revoked=lambda: authority.revoked,
+        )
+        self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
+        responder = self.zonefiles.responder
+        self.listening: list[UdpNameserver | TcpNameserver] = []
+        for listen in settings.listen:
+            self.listening.append(UdpNameserver(reactor, responder, listen.host, listen.port))
+            self.listening.append(TcpNameserver(reactor, responder, listen.host, listen.port))
+
+    def reload(self) -> list[str]:
+        """Read the zone files again; what is wrong in those that stay as they were."""
+        try:
+            errors = self.zonefiles.reload()
+        except StoreFailed as error:
+            return [str(error)]
+        self.registry.zones_changed()
+        return errors
+
+    def status(self) -> dict[str, Any]:
+        zones = self.zonefiles.responder.zones.values()
+        return {
+            "zones": [{"zone": to_text(zone.apex), "serial": zone.serial} for zone in zones],
+            **self.registry.status(),
+            "watches": self.watcher.status(),
+        }
+
+
+class Appliance(Service):
+    """The parts that `settings` hold, on one reactor.
+
+    Reads the enrolment at once, as the user that starts (EnrolmentUnreadable). Starting raises REFUSALS.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, settings: ApplianceSettings) -> None:
+        self._settings = settings
+        own_id = settings.server.id if settings.server else server_id(socket.gethostname())
+        identity = _identity(settings, own_id)
+        service_name = identity.enrolment.service_name if identity.enrolment else SERVICE_NAME
+        self.store = Store(settings.state / STORE_NAME, reactor)
+        self.authority = Authority(
+            settings.state,
+            self.store,
+            identity,
+            days=settings.days,
+            wall=lambda: datetime.now(UTC),
+            discovery=self._discovery,
+            servers=self._servers,
+        )
+        self.server: TunnelServer | None = None
+        self.watches: Watches | None = None
+        if settings.server is not None:
+            boot = os.urandom(BOOT_OCTETS).hex()
+            addresses = settings.server.addresses
+            self.watches = Watches(reactor, server_id=own_id, boot=boot, addresses=addresses)
+            self.server = _server(
+                reactor, settings.server, self.authority, self.watches, boot=boot, service_name=service_name
+            )
+            self.authority.on_revoked(self.server.revoke)
+            self.authority.on_revoked(self.watches.revoke)
+        self.nameserver: Nameserving | None = None
+        if settings.nameserver is not None:
+            self.nameserver = Nameserving(
+                reactor,
+                settings.nameserver,
+                self.store,
+                self.authority,
+                nameserver_id=own_id,
+                service_name=service_name,
+                own=identity.addresses,
+                local=self.watches.local() if self.watches else None,
+            )
+            self.authority.on_revoked(self.nameserver.watcher.revoke)
+        self._control = Control(reactor, settings.state, self._commands())
+        self._warning = LoopingCall(self.authority.warn)
+        self._warning.clock = reactor
+        self._started: list[Service] = []
+
+    @property
+    def _ports(self) -> list[Service]:
+        """Everything that listens on a port."""
+        listening: list[Service] = list(self.nameserver.listening) if self.nameserver else []
+        return [*listening, self.server] if self.server else listening
+
+    def privilegedStartService(self) -> None:
+        """Bind the ports, while we may. Raises CannotListen."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        for one in self._ports:
+            one.privilegedStartService()
+
+    def startService(self) -> None:
+        """Make or read what is on the disk, and open. Raises one of REFUSALS."""
+        super().startService()  # type: ignore[no-untyped-call]
+        self._settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.store.open()
+        self.authority.open()
+        parts: list[Service | None] = [self.watches, self.server]
+        if self.nameserver is not None:
+            self.nameserver.zonefiles.load()
+            parts = [self.nameserver.zonefiles, self.nameserver.registry, *parts]
+            parts += [self.nameserver.watcher, *self.nameserver.listening]
+        for part in (*parts, self._control):
+            if part is not None:
+                part.startService()
+                self._started.append(part)
+        self._warning.start(WARNING_SECONDS)
+        self._log.info("ready: {listening}", listening=", ".join(self.listening()))
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop everything, the last started first; fires when the database is closed."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        if self._warning.running:
+            self._warning.stop()
+        # What is published stays published: the records must not follow our own clients' links down.
+        started, self._started = self._started, []
+        nameserver = self.nameserver
+        first = [nameserver.watcher, nameserver.registry] if nameserver else []
+        order = [part for part in first if part in started]
+        order += [part for part in reversed(started) if part not in order]
+        stopped = gatherResults([maybeDeferred(part.stopService) for part in order], consumeErrors=True)
+        return stopped.addBoth(self._closed)
+
+    def _closed(self, result: Any) -> Deferred[Any]:
+        return self.store.close().addCallback(lambda _: result)
+
+    def reload(self) -> list[str]:
+        """Read the zone files again; what is wrong in those that stay as they were, logged as well."""
+        if self.nameserver is None:
+            return []
+        errors = self.nameserver.reload()
+        self._log.info("reloaded, {count} errors", count=len(errors))
+        return errors
+
+    def listening(self) -> list[str]:
+        """What is listened on, in words."""
+        found = []
+        if self.nameserver is not None:
+            found += [f"DNS {_shown(one.host, one.port)}" for one in self.nameserver.listening[::2]]
+        if self.server is not None and self._settings.server is not None:
+            listens = [("TLS", one) for one in self._settings.server.tls]
+            listens += [("HTTP", one) for one in self._settings.server.http]
+            ports = self.server.ports
+            found += [
+                f"{kind} {_shown(one.host, port)}" for (kind, one), port in zip(listens, ports, strict=True)
+            ]
+        return found
+
+    def status(self) -> dict[str, Any]:
+        """Plain values for the operator."""
+        issued = [
+            {
+                "role": one.role,
+                "id": one.id,
+                "names": list(one.names),
+                "expires": one.expires,
+                "revoked": one.revoked,
+            }
+            for one in self.store.issued()
+        ]
+        return {
+            "version": __version__,
+            "server": self._settings.server.id if self._settings.server else "",
+            "listening": self.listening(),
+            **(self.nameserver.status() if self.nameserver else {}),
+            **(self.server.status() if self.server else {}),
+            "issued": issued,
+            "expiring": [str(one) for one in self.authority.expiring()],
+        }
+
+    # What the parts ask each other
+
+    def _commands(self) -> dict[str, Command]:
+        return commands(
+            self.authority,
+            invited=self._invited,
+            removed=self._removed,
+            forget=self._forget,
+            reload=self.reload,
+            status=self.status,
+        )
+
+    def _invited(self, names: Sequence[str], expires: float) -> Deferred[Any]:
+        if self.nameserver is None:
+            return succeed(None)
+        registry = self.nameserver.registry
+        return gatherResults([registry.know(name, expires) for name in names], consumeErrors=True)
+
+    def _removed(self, removed_id: str) -> None:
+        if self.nameserver is not None:
+            for server in self.store.servers():
+                for address in server.addresses if server.id == removed_id else ():
+                    self.nameserver.registry.removed(address)
+
+    def _forget(self, name: str) -> Deferred[bool]:
+        if self.nameserver is None:
+            raise CommandRefused("this appliance has no nameserver, and so no known names")
+        return self.nameserver.registry.forget(name)
+
+    def _discovery(self, names: Sequence[str]) -> str:
+        """The configured name, or the apex of the zone that the first name in a zone of ours is in.
+
+        Custom domains alone: any apex of ours lists the servers.
+        """
+        settings = self._settings.nameserver
+        if settings is not None and settings.discovery is not None:
+            return settings.discovery
+        apexes = sorted(self.nameserver.zonefiles.apexes, key=len, reverse=True) if self.nameserver else []
+        for name in names:
+            for apex in apexes:
+                if is_at_or_below(from_text(name), apex):
+                    return to_text(apex)
+        return to_text(apexes[-1]) if apexes else names[0].removeprefix("*.")
+
+    def _servers(self) -> tuple[ServerAddress, ...]:
+        """Every server that a new client may start from: ours, those listed, those seen."""
+        settings = self._settings
+        known = [*(settings.server.addresses if settings.server else ())]
+        known += settings.nameserver.servers if settings.nameserver else ()
+        known += [address for server in self.store.servers() for address in server.addresses]
+        return tuple(dict.fromkeys(known))
+
+
+class EnrolmentUnreadable(Exception):
+    """The enrolment cannot be read; the text names the file and says why."""
+
+
+def _identity(settings: ApplianceSettings, own_id: str) -> Identity:
+    server = settings.server
+    enrolment: Enrolment | None = None
+    if server is not None and server.enrolment is not None:
+        try:
+            enrolment = read_enrolment(server.enrolment.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise EnrolmentUnreadable(f"{server.enrolment}: {error}") from None
+    return Identity(
+        server_id=own_id if server else None,
+        nameserver_id=own_id if settings.nameserver else None,
+        addresses=server.addresses if server else (),
+        enrolment=enrolment,
+    )
+
+
+def _server(
+    reactor: Any,
+    settings: ServerSettings,
+    authority: Authority,
+    watches: Watches,
+    *,
+    boot: str,
+    service_name: str,
+) -> TunnelServer:
+    return TunnelServer(
+        reactor,
+        server_id=settings.id,
+        boot=boot,
+        service_name=service_name,
+        tls_addresses=[(listen.host, listen.port) for listen in settings.tls],
+        http_addresses=[(listen.host, listen.port) for listen in settings.http],
+        https_port=settings.https_port,
+        default_name=settings.default_name,
+        identity=lambda: (_made(authority.server), authority.ca),
+        examine=authority.examine,
+        known=watches.known.knows,
+        watch_for=watches.protocol_for,
+        serving=watches.serving,
+        not_serving=watches.not_serving,
+    )
+
+
+def _made(credential: Credential | None) -> Credential:
+    assert credential is not None, "the authority is open before anybody shows a certificate"
+    return credential
+
+
+def _shown(host: str, port: int) -> str:
+    return str(Listen(host, port))
+
+
+REFUSALS = (
+    AuthorityRefused,
+    CannotControl,
+    CannotListen,
+    EnrolmentUnreadable,
+    StoreFailed,
+    StoreRefused,
+    ZonesRefused,
+)
+"""What an operator can mend when the appliance does not start: one line each, no traceback."""

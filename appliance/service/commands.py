@@ -1,0 +1,127 @@
+"""What each command of the control socket does to a running appliance.
+
+Hides nothing but the shapes of the requests and results, which cli.py reads: strings, numbers, lists, maps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from appliance.service.authority import Authority, NotIssued
+from appliance.service.control import Command, CommandRefused
+from appliance.service.store import Issued, StoreFailed
+from appliance.tunnel.certificates import read_credential
+from appliance.tunnel.discovery import BadServerAddress, read_address
+from appliance.tunnel.invitation import Enrolment, Invitation
+from appliance.tunnel.names import BadHostName, normal
+
+
+def commands(
+    authority: Authority,
+    *,
+    invited: Callable[[Sequence[str], float], Deferred[None]],
+    removed: Callable[[str], None],
+    forget: Callable[[str], Deferred[bool]],
+    reload: Callable[[], list[str]],
+    status: Callable[[], dict[str, Any]],
+) -> dict[str, Command]:
+    """The commands by name.
+
+    `invited(names, expires)` makes granted names known; `removed(id)` takes a revoked server
+    out; `forget(name)` is whether it was known; `reload()`
+    gives the errors of the zones that it could not take; `status()` what json can write.
+    """
+
+    def invite(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+        client = _text(request, "client") if request.get("client") else None
+
+        def told(invitation: Invitation) -> Deferred[dict[str, Any]]:
+            result = {
+                "client": invitation.client,
+                "names": list(invitation.names),
+                "invitation": invitation.to_toml(),
+            }
+            expires = read_credential(invitation.credential_pem).certificate.not_valid_after_utc
+            known = invited(invitation.names, expires.timestamp())
+            return known.addCallback(lambda _: result)
+
+        return _refusing(lambda: authority.invite(_texts(request, "names"), client)).addCallback(told)
+
+    def enroll(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+        def told(enrolment: Enrolment) -> dict[str, Any]:
+            return {"server": enrolment.server_id, "enrolment": enrolment.to_toml()}
+
+        try:
+            addresses = [read_address(text) for text in _texts(request, "addresses")]
+        except BadServerAddress as error:
+            raise CommandRefused(str(error)) from None
+        return _refusing(lambda: authority.enroll(_text(request, "id"), addresses)).addCallback(told)
+
+    def revoke(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+        def told(revoked: list[Issued]) -> dict[str, Any]:
+            for server_id in {one.id for one in revoked if one.role == "server"}:
+                removed(server_id)
+            return {
+                "certificates": [
+                    {"role": one.role, "id": one.id, "names": list(one.names)} for one in revoked
+                ],
+                "number": authority.revoked.number,
+            }
+
+        return _refusing(lambda: authority.revoke(_text(request, "id"))).addCallback(told)
+
+    def forget_name(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+        try:
+            name = normal(_text(request, "name"))
+        except BadHostName as error:
+            raise CommandRefused(str(error)) from None
+
+        def told(was_known: bool) -> dict[str, Any]:
+            if not was_known:
+                raise CommandRefused(f"{name} is not a known name")
+            return {"name": name}
+
+        return forget(name).addCallback(told)
+
+    def reload_zones(_: Mapping[str, Any]) -> dict[str, Any]:
+        return {"errors": reload()}
+
+    return {
+        "invite": invite,
+        "enroll": enroll,
+        "revoke": revoke,
+        "forget": forget_name,
+        "reload": reload_zones,
+        "status": lambda _: status(),
+    }
+
+
+def _refusing(ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
+    """What the authority is asked, with its refusals as the command's."""
+    try:
+        asked = ask()
+    except NotIssued as error:
+        raise CommandRefused(str(error)) from None
+
+    def not_kept(failure: Any) -> None:
+        failure.trap(StoreFailed)
+        raise CommandRefused(str(failure.value))
+
+    return asked.addErrback(not_kept)
+
+
+def _text(request: Mapping[str, Any], key: str) -> str:
+    value = request.get(key)
+    if not isinstance(value, str) or not value:
+        raise CommandRefused(f'"{key}" must be a string')
+    return value
+
+
+def _texts(request: Mapping[str, Any], key: str) -> list[str]:
+    value = request.get(key)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise CommandRefused(f'"{key}" must be a list of strings')
+    return value

@@ -1,0 +1,199 @@
+"""``twistd tunnel-appliance``: options, what is checked before the fork, and signals.
+
+Hides how twistd behaves: everything that is wrong is said at once on stderr, with exit status 2, before it
+forks; what can only be known afterwards is one line. What the appliance is made of is service/appliance.py's.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NoReturn
+
+from twisted.application import service
+from twisted.logger import Logger
+from twisted.python import usage
+
+from appliance.service.appliance import REFUSALS, Appliance
+from appliance.service.ports import CannotListen, bind_tcp, bind_udp
+from appliance.settings import ApplianceSettings, SettingsRefused, read_appliance
+
+EXIT_SETTINGS = 2
+"""A service manager need not try again (RestartPreventExitStatus=2)."""
+EXIT_START = 1
+
+
+class Options(usage.Options):
+    """The options of ``twistd tunnel-appliance``; each lies over the same setting of the file."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Authoritative DNS for the files in zones/, and a tunnel server for web servers without a public "
+        "address. Without any option and file: both, for ./zones, at the addresses of the zones' nameservers."
+    )
+    optParameters = (
+        ("config", "c", None, "Settings file (TOML). Default: appliance.toml, if there is one."),
+        ("zones", "z", None, "Directory of zone files, *.zone. Default: zones beside the settings file."),
+        ("state", "s", None, "Directory of keys, certificates and the database. Default: state beside it."),
+    )
+
+    optFlags = (
+        ("private-addresses", None, "Publish addresses that are not globally routable, as in a laboratory."),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.lists: dict[str, list[str]] = {}
+
+    def opt_public(self, address: str) -> None:
+        """Public ADDRESS[:PORT] of this machine (repeatable). Default: the zones' NS glue that is ours."""
+        self.lists.setdefault("server.addresses", []).append(address)
+
+    def opt_dns(self, address: str) -> None:
+        """ADDRESS[:PORT] for DNS (repeatable). Default: each non-loopback address, port 53."""
+        self.lists.setdefault("nameserver.listen", []).append(address)
+
+    def opt_tls(self, address: str) -> None:
+        """ADDRESS[:PORT] for TLS visitors and clients (repeatable). Default: every address, port 443."""
+        self.lists.setdefault("server.tls", []).append(address)
+
+    def opt_http(self, address: str) -> None:
+        """ADDRESS[:PORT] for plain HTTP (repeatable). Default: every address, port 80."""
+        self.lists.setdefault("server.http", []).append(address)
+
+    def overrides(self) -> dict[str, object]:
+        """The settings given on the command line, by the keys of the settings file."""
+        return {
+            "state": self["state"],
+            "nameserver.zones": self["zones"],
+            "nameserver.private_addresses": True if self["private-addresses"] else None,
+            **self.lists,
+        }
+
+
+def makeService(options: Options) -> service.IService:
+    """The appliance, and what this process does with signals. Nothing is opened before the fork."""
+    from twisted.internet import reactor
+
+    settings = read(options)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Twisted's clock is the wall clock, and a step of it would hit every timer.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
+    parent = options.parent
+    is_daemon = parent is not None and not parent.get("nodaemon", True)
+    try:
+        appliance = Appliance(reactor, settings)
+    except REFUSALS as refused:
+        _refuse(str(refused).splitlines())
+    whole = Whole(is_daemon=is_daemon)
+    appliance.setServiceParent(whole)  # type: ignore[no-untyped-call]
+    Signals(reactor, appliance.reload).setServiceParent(whole)  # type: ignore[no-untyped-call]
+    return whole
+
+
+def read(options: Options) -> ApplianceSettings:
+    """The settings, their ports free; or the end of the process, with everything that is wrong."""
+    config = options["config"]
+    try:
+        settings = read_appliance(None if config is None else Path(config), options.overrides())
+    except SettingsRefused as refused:
+        _refuse(refused.errors)
+    errors = taken(settings)
+    if errors:
+        _refuse(errors)
+    return settings
+
+
+def taken(settings: ApplianceSettings) -> list[str]:
+    """Bind all that the appliance will, together, and let go: what cannot be, one line each."""
+    wanted: list[tuple[Callable[..., Any], str, int]] = []
+    if settings.nameserver is not None:
+        for listen in settings.nameserver.listen:
+            wanted += [(bind_udp, listen.host, listen.port), (bind_tcp, listen.host, listen.port)]
+    if settings.server is not None:
+        wanted += [(bind_tcp, one.host, one.port) for one in (*settings.server.tls, *settings.server.http)]
+    errors = []
+    with ExitStack() as held:
+        for bind, host, port in wanted:
+            try:
+                held.enter_context(closing(bind(host, port)))
+            except CannotListen as error:
+                errors.append(str(error))
+    return errors
+
+
+def _refuse(errors: list[str]) -> NoReturn:
+    for error in errors:
+        print(f"tunnel-appliance: {error}", file=sys.stderr)
+    raise SystemExit(EXIT_SETTINGS)
+
+
+class StartRefused(Exception):
+    """The appliance could not start; the text is one line."""
+
+
+class Whole(service.MultiService):
+    """Everything, whose start either succeeds or ends the process with one line instead of a traceback."""
+
+    _log = Logger()
+
+    def __init__(self, *, is_daemon: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._is_daemon = is_daemon
+
+    def privilegedStartService(self) -> None:
+        with _OneLine(self._is_daemon):
+            super().privilegedStartService()  # type: ignore[no-untyped-call]
+
+    def startService(self) -> None:
+        with _OneLine(self._is_daemon):
+            super().startService()  # type: ignore[no-untyped-call]
+
+
+class _OneLine:
+    """Turns what an operator can mend into one line and the end of the process."""
+
+    _log = Logger()
+
+    def __init__(self, is_daemon: bool) -> None:
+        self._is_daemon = is_daemon
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
+        if not isinstance(error, REFUSALS):
+            return
+        if self._is_daemon:
+            # stderr is gone; twistd hands the text of an exception to the terminal that it was started from.
+            raise StartRefused(str(error)) from None
+        self._log.critical("{error}", error=error)
+        # twistd has put its log in the place of sys.stderr.
+        print(f"tunnel-appliance: {error}", file=sys.__stderr__)
+        raise SystemExit(EXIT_START)
+
+
+class Signals(service.Service):
+    """SIGHUP, which kills by default, reads the zones again."""
+
+    def __init__(self, reactor: Any, reload: Callable[[], object]) -> None:
+        self._reactor = reactor
+        self._reload = reload
+        self._before: Any = None
+
+    def startService(self) -> None:
+        super().startService()  # type: ignore[no-untyped-call]
+        self._before = signal.signal(
+            signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._reload)
+        )
+
+    def stopService(self) -> None:
+        super().stopService()  # type: ignore[no-untyped-call]
+        signal.signal(signal.SIGHUP, self._before)
