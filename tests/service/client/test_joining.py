@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import random
 import socket
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_twisted
 from twisted.internet import reactor as _reactor
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -107,6 +108,7 @@ class World:
 
     def client(self, *servers: ServerAddress, **settings: Any) -> TunnelClient:
         more: dict[str, Any] = {"tls_origin": self.origin.address, "http_origin": self.origin.address}
+        wall = settings.pop("wall", lambda: NOW)
         names = settings.pop("granted", ("www.example.com",))
         made = ClientSettings(
             invitation=Path("invitation"),
@@ -114,7 +116,7 @@ class World:
             resolver=Listen(*self.nameserver.address),
             **(more | settings),
         )
-        client = TunnelClient(reactor, made, invitation(*servers, names=names), jitter=self.jitter)
+        client = TunnelClient(reactor, made, invitation(*servers, names=names), jitter=self.jitter, wall=wall)
         self.clients.append(client)
         client.startService()
         return client
@@ -445,6 +447,24 @@ async def test_two_clients_with_one_state_directory_are_two_instances(world: Wor
     assert world.log.holding("another tunnel client runs")
 
 
-def test_jitter_is_full() -> None:
-    drawn = [random.uniform(0.0, 20.0) for _ in range(200)]
-    assert min(drawn) < 5 < 15 < max(drawn)
+@pytest.mark.skipif(not Path("/proc/net/if_inet6").exists(), reason="this kernel has no IPv6")
+@pytest_twisted.ensureDeferred
+async def test_a_server_at_an_ipv6_address(world: World) -> None:
+    server = world.server()
+    address = server.listen("::1")
+    client = world.client(address)
+    await joined(server)
+    assert client.joined == [address]
+
+
+@pytest.mark.parametrize(
+    ("days", "words"), [(0, []), (330, []), (340, ["expires on", "in 24 days"]), (366, ["expired on"])]
+)
+@pytest_twisted.ensureDeferred
+async def test_an_invitation_that_ends_soon_is_warned_of(world: World, days: int, words: list[str]) -> None:
+    client = world.client(wall=lambda: NOW + timedelta(days=days))
+    said = world.log.holding("the invitation")
+    assert len(said) == (1 if words else 0)
+    for each in words:
+        assert each in said[0]
+    await maybeDeferred(client.stopService)

@@ -110,12 +110,13 @@ def test_the_pause_is_drawn_from_ever_more_up_to_a_ceiling() -> None:
 def test_only_a_session_that_lasted_makes_the_pause_short_again() -> None:
     making = Making(Clock())
     link = making.link(ServerAddress("127.0.0.1", 1))
-    assert pauses(link, making, 4)[-1] == 8
+    assert pauses(link, making, 5)[-1] == 16
     talk: Any = object()
     link.ended(talk, "it closed the connection", None)
     link.running = 0
+    assert pauses(link, making, 1) == [20]
     link.ended(talk, "it closed the connection", module.STABLE_SECONDS - 1)
-    assert pauses(link, making, 1) == [16]
+    assert pauses(link, making, 1) == [8]
     link.ended(talk, "it closed the connection", module.STABLE_SECONDS)
     assert pauses(link, making, 1) == [1]
 
