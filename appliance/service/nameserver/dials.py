@@ -159,7 +159,9 @@ class Dial:
         self.is_over = False
         self._wire = _Wire(reactor, self)
         self._connecting: Deferred[Any] | None = None
-        connecting = meeting.connect(address, Factory.forProtocol(lambda: self._wire))
+        factory: Factory[Any] = Factory.forProtocol(lambda: self._wire)
+        factory.noisy = False
+        connecting = meeting.connect(address, factory)
         if not connecting.called:
             self._connecting = connecting
         connecting.addCallbacks(self._connected, self._not_connected)
