@@ -77,13 +77,24 @@ def test_what_is_not_kept() -> None:
 def test_drop_takes_what_depends_on_a_zone() -> None:
     kept = Table()
     other = names.from_text("other.test")
-    kept.keep(QUERY, True, END, ANSWER, [APEX, other])
+    kept.keep(QUERY, True, END, ANSWER, [APEX, other, APEX])
     kept.keep(query("b.example.test", flags=0), True, END, ANSWER, [APEX])
     kept.drop(other)
     assert (kept.answer(QUERY, True), len(kept)) == (None, 1)
     kept.drop(APEX)
     kept.drop(APEX)
     assert len(kept) == 0
+
+
+def test_nothing_is_left_of_what_was_dropped() -> None:
+    """A zone that never changes must not gather the keys of answers that it shared with one that does."""
+    kept = Table()
+    steady = names.from_text("steady.test")
+    for number in range(20):
+        sent = query(f"a{number:02}.example.test")
+        kept.keep(sent, True, len(sent), ANSWER, [APEX, steady])
+        kept.drop(APEX)
+    assert (len(kept), kept._keys, kept._shared) == (0, {steady: {}}, {})
 
 
 def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
