@@ -84,7 +84,7 @@ class Pool:
             self._grow(max(2 * self._aim, waiting) if waiting > self.idle + self.dialling else waiting, now)
 
     def to_dial(self, now: float, *, room: int | None = None) -> int:
-        """Visitors wait for lanes, says the server: they need one each, and so will the next as many."""
+        """How many lanes to dial now, at most `room`; they count as begun."""
         self._shrink(now)
         wanted = max(self._aim - self.idle - self.dialling, 0)
         if self._hold_until is not None:
