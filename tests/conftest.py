@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import faulthandler
 import gc
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -14,6 +16,8 @@ from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublish
 from zope.interface import provider
 
 TEST_SECONDS = 60
+LAST_WORDS_SECONDS = 10
+"""A test that does not end on the first alarm ends the run on the second."""
 SLOW_TEST_SECONDS = 900
 """`make prove` moves gigabytes and waits for time-outs of minutes."""
 
@@ -47,13 +51,20 @@ def logged_errors() -> Iterator[list[LogEvent]]:
 def nothing_left(request: pytest.FixtureRequest, logged_errors: list[LogEvent]) -> Iterator[None]:
     """Fail the test that leaves anything in the reactor or an error in the log, or that takes for ever."""
 
+    alarms = 0
+
     def too_long(*_: object) -> None:
+        nonlocal alarms
+        alarms += 1
+        if alarms > 1:  # a running reactor logs the error below and goes on: there is no other way out
+            faulthandler.dump_traceback()
+            os._exit(1)
         raise TimeoutError(f"{request.node.nodeid} took over {seconds} s")
 
     seconds = SLOW_TEST_SECONDS if request.node.get_closest_marker("slow") else TEST_SECONDS
     before = _in_reactor()
     was = signal.signal(signal.SIGALRM, too_long)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, LAST_WORDS_SECONDS)
     yield
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, was)
