@@ -103,7 +103,7 @@ class HttpArrival:
         try:
             head = self._reader.feed(octets)
         except HeadRefused as refused:
-            self._entry.visitors.refuse(self.sock, refusal.http(refused.status))
+            self._entry.visitors.refuse(self.sock, refusal.http(refused.status, why=refused.text))
             return True
         if head is None:
             return False
