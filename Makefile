@@ -1,6 +1,7 @@
 # make run      a demonstration on loopback, without root: an appliance, a web server and a client
 # make test     every check and every test but the slow ones
 # make prove    the slow tests too
+# make docs     docs/reference/settings.md, from the settings' classes
 # make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
 #
 # Each does all its own set-up in .venv. Debian packages are installed only by root; without them the tests
@@ -13,9 +14,9 @@ TLS_PORT ?= 8443
 HTTP_PORT ?= 8080
 PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl
 PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl
-MYPY_PATHS := appliance tests twisted/plugins deploy benchmarks
+MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
-.PHONY: run test prove measure check packages clean
+.PHONY: run test prove measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 
@@ -34,6 +35,10 @@ measure: .venv/test-ready packages
 check: .venv/test-ready
 	.venv/bin/ruff check .
 	.venv/bin/mypy $(MYPY_PATHS)
+
+docs: .venv/test-ready
+	.venv/bin/python docs/settings_reference.py > docs/reference/settings.md.new
+	mv docs/reference/settings.md.new docs/reference/settings.md
 
 packages:
 	@missing=""

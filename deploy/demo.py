@@ -99,8 +99,8 @@ def demonstration(running: ExitStack, dns: int, tls: int, http: int) -> Callable
     """Start everything, print what to try; the returned function raises DemoFailed once something ended."""
     directory = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="tunnel-demo-")))
     ca = directory / "ca.pem"
-    tls_origin = running.enter_context(_web_server(_web_tls(ca, directory / "web.pem")))
-    http_origin = running.enter_context(_web_server(None))
+    tls_origin = running.enter_context(web_server(web_tls(ca, directory / "web.pem")))
+    http_origin = running.enter_context(web_server(None))
     ports = {"host": HOST, "dns": dns, "tls": tls, "http": http}
     (directory / "appliance.toml").write_text(APPLIANCE.format(zones=ROOT / "zones", **ports))
     (directory / "client.toml").write_text(
@@ -243,9 +243,9 @@ class _Server(http.server.ThreadingHTTPServer):
 
 
 @contextmanager
-def _web_server(tls: ssl.SSLContext | None) -> Iterator[int]:
+def web_server(tls: ssl.SSLContext | None, port: int = 0) -> Iterator[int]:
     """The web server without a public address; its port."""
-    server = _Server((HOST, 0), _Page)
+    server = _Server((HOST, port), _Page)
     server.tls = tls
     thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
     thread.start()
@@ -256,7 +256,7 @@ def _web_server(tls: ssl.SSLContext | None) -> Iterator[int]:
         server.server_close()
 
 
-def _web_tls(ca: Path, credential: Path) -> ssl.SSLContext:
+def web_tls(ca: Path, credential: Path) -> ssl.SSLContext:
     """A certificate for NAME made on the spot; `ca` is what curl is told to trust."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
