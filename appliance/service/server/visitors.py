@@ -46,6 +46,8 @@ _LANES_AT_MOST = 3
 #: refused does not try the next address.
 _PARK_SECONDS = 5.0
 _PARKED_AT_MOST = 1024
+#: Visitors who are not joined yet, parked or with a client: each holds his hello (16 KiB) and a descriptor.
+_WAITING_AT_MOST = 4096
 #: How often the times above are looked at, in one sweep over all who wait.
 _SWEEP_SECONDS = 0.1
 _READ_OCTETS = 1 << 16
@@ -94,20 +96,27 @@ class _Visit:
         "source",
         "tried",
         "unsent",
-        "wire",
     )
 
     def __init__(
-        self, sock: socket.socket, host: str, *, ahead: bytes, rest: bytes, alpn: bytes | None
+        self,
+        sock: socket.socket,
+        host: str,
+        *,
+        head: RequestHead | None,
+        ahead: bytes,
+        rest: bytes,
+        alpn: bytes | None = None,
+        examined: Examined | None = None,
     ) -> None:
+        """``head`` and ``examined`` (his wire) are those of a visitor on the HTTP port."""
         self.sock = sock
-        self.wire: Wire = sock
         self.host = host
         self.ahead = ahead
         self.rest = rest
         self.alpn = alpn
-        self.head: RequestHead | None = None  # of a visitor on the HTTP port
-        self.examined: Examined | None = None  # his wire, then
+        self.head = head
+        self.examined = examined
         self.source = sock.getpeername()[:2]
         self.destination = sock.getsockname()[:2]
         self.parked = False
@@ -160,20 +169,15 @@ class Visitors:
         """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.
         """
         alpn = hello.alpn[0] if hello.alpn else None
-        visit = self._admit(sock, host, ahead=hello.octets, rest=hello.rest, alpn=alpn)
-        if visit is not None:
-            self._begin(visit)
+        self._admit(sock, host, head=None, ahead=hello.octets, rest=hello.rest, alpn=alpn)
 
     def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
         """A visitor on the HTTP port: the head of his first request, and all ``octets`` that were read."""
         requests = Requests(head.host)
         allowed = requests.from_visitor(octets)
         ahead = allowed[: len(head.octets)] if head.bodiless else b""
-        visit = self._admit(sock, head.host, ahead=ahead, rest=allowed[len(ahead) :], alpn=None)
-        if visit is not None:
-            visit.head = head
-            visit.wire = visit.examined = Examined(sock, requests, self._clock)
-            self._begin(visit)
+        wire = Examined(sock, requests, self._clock)
+        self._admit(sock, head.host, head=head, ahead=ahead, rest=allowed[len(ahead) :], examined=wire)
 
     def name_served(self, name: str) -> None:
         """A name has a session now: who was parked for it goes on."""
@@ -200,17 +204,20 @@ class Visitors:
         if self._sweep is not None and self._sweep.active():
             self._sweep.cancel()
 
-    def _admit(self, sock: socket.socket, host: str, **what: Any) -> _Visit | None:
+    def _admit(self, sock: socket.socket, host: str, **what: Any) -> None:
         try:
             visit = _Visit(sock, host, **what)
         except OSError:  # reset meanwhile: it has no peer any more
             self._close(sock)
-            return None
+            return
+        if len(self._waiting) >= _WAITING_AT_MOST:
+            self._refuse(visit, Outcome.NO_CLIENT)
+            return
         self._waiting[visit] = None
         self._readiness.change(sock, lambda events: self._visitor_ready(visit, events))
         if self._sweep is None or not self._sweep.active():
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
-        return visit
+        self._begin(visit)
 
     def _begin(self, visit: _Visit) -> None:
         if visit.head is not None:
@@ -324,7 +331,8 @@ class Visitors:
         def ended(_: Ended) -> None:
             audience.difference_update(pair)
 
-        joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.rest)
+        wire = visit.sock if visit.examined is None else visit.examined
+        joined = self._relay.join(wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.rest)
         if visit.examined is not None:
             visit.examined.joined = joined
         if joined in self._relay.joined:

@@ -359,3 +359,14 @@ def test_http_without_a_client(ground: Ground, known: bool, status: bytes) -> No
     answer = ground.told(visitor)
     assert answer.startswith(status)
     assert (b"Retry-After" in answer) == known
+
+
+def test_one_visitor_too_many_is_told_at_once(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("appliance.service.server.visitors._WAITING_AT_MOST", 2)
+    ground.known.add(NAME)
+    waiting = [ground.visit(), ground.ask(GET)]
+    assert ground.told(ground.visit()) == INTERNAL_ERROR
+    assert ground.told(ground.ask(GET)).startswith(b"HTTP/1.1 503 ")
+    for sock in waiting:
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
