@@ -79,13 +79,16 @@ class Responder:
         del self._zones[apex]
         self._table.clear()
 
-    def respond(self, message: bytes, *, udp: bool) -> bytes | Dropped:
-        """The answer to `message`. Never raises, whatever the octets."""
+    def respond(self, message: bytes, *, udp: bool, source: str, now: float, wall: float) -> bytes | Dropped:
+        """The answer to `message`, which came from the address `source`. Never raises, whatever the octets.
+
+        `now` is monotonic, `wall` the Unix time (which signatures and cookies go by), both in seconds.
+        """
         answer = self._table.answer(message, udp)
         if answer is not None:
             return answer
         try:
-            outcome = self._miss(message, udp)
+            outcome = self._miss(message, udp, source, now, wall)
         except Exception as error:
             # A mistake of ours must cost one query, not the process that holds everybody's connections.
             self.counters[Counted.FAULT] += 1
@@ -95,7 +98,7 @@ class Responder:
             self.counters[outcome] += 1
         return outcome
 
-    def _miss(self, message: bytes, udp: bool) -> bytes | Dropped:
+    def _miss(self, message: bytes, udp: bool, source: str, now: float, wall: float) -> bytes | Dropped:
         if len(message) < HEADER_OCTETS:
             return Dropped.TOO_SHORT
         if message[2] & 0x80:

@@ -14,7 +14,7 @@ import dns.rdatatype
 import dns.rrset
 
 from appliance.dns import names
-from appliance.dns.responder import Responder
+from appliance.dns.responder import Dropped, Responder
 from appliance.dns.zone import Zone
 from appliance.dns.zonefile import ZoneFileError, read_zone
 
@@ -61,9 +61,26 @@ def query(
     return head + question(name, qtype, qclass) + edns
 
 
+SOURCE = "192.0.2.1"
+WALL = 1_800_000_000.0
+
+
+def outcome(
+    responder: Responder,
+    message: bytes,
+    *,
+    udp: bool = True,
+    source: str = SOURCE,
+    now: float = 1000.0,
+    wall: float = WALL,
+) -> bytes | Dropped:
+    """What the responder makes of a message from somewhere."""
+    return responder.respond(message, udp=udp, source=source, now=now, wall=wall)
+
+
 def answered(responder: Responder, message: bytes, *, udp: bool = True) -> bytes:
     """The answer, which there must be."""
-    response = responder.respond(message, udp=udp)
+    response = outcome(responder, message, udp=udp)
     assert isinstance(response, bytes), response
     return response
 

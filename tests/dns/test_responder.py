@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from appliance.dns import names, responder
 from appliance.dns.lookup import Found
 from appliance.dns.responder import Counted, Dropped, Responder
-from tests.dns.asking import answered, ask, opt, query, question, reply, zone
+from tests.dns.asking import answered, ask, opt, outcome, query, question, reply, zone
 
 ZONE = zone(
     "www A 192.0.2.7\n*.apps A 192.0.2.8\nbig TXT " + " ".join(f'"{"x" * 200}{n}"' for n in range(8)) + "\n"
@@ -148,30 +148,30 @@ MATRIX: Mapping[str, tuple[bytes, Dropped | tuple[str, bool, bool]]] = {
 def test_hard_wire_matrix(case: str) -> None:
     sent, expected = MATRIX[case]
     served = Responder([ZONE])
-    outcome = served.respond(sent, udp=True)
+    found = outcome(served, sent)
     if isinstance(expected, Dropped):
-        assert outcome is expected
+        assert found is expected
         assert served.counters[expected] == 1
         return
-    assert isinstance(outcome, bytes)
+    assert isinstance(found, bytes)
     rcode, echoed, edns = expected
-    read = dns.message.from_wire(outcome)
+    read = dns.message.from_wire(found)
     assert dns.rcode.to_text(read.rcode()) == rcode
     assert bool(read.question) is echoed or read.opcode() == 5
     if echoed:
-        assert outcome[12:].startswith(
+        assert found[12:].startswith(
             sent[12 : sent.index(b"\0", 12) + 5] if case != "labels that are no text" else b"\3"
         )
-    assert outcome[4:6] == (b"\0\1" if echoed else b"\0\0")
+    assert found[4:6] == (b"\0\1" if echoed else b"\0\0")
     assert (read.edns == 0) is edns
     if edns:
         assert read.payload == 1232
         assert read.ednsflags & 0x7FFF & 0xFFFF == 0, "unknown flags come back clear"
         assert not read.options
-    assert outcome[:2] == sent[:2]
-    assert outcome[2] & 0x80, "a response"
-    assert outcome[2] & 0x78 == sent[2] & 0x78, "of the opcode that was asked"
-    assert outcome[3] & 0xF0 == 0, "RA, Z, AD and CD are clear"
+    assert found[:2] == sent[:2]
+    assert found[2] & 0x80, "a response"
+    assert found[2] & 0x78 == sent[2] & 0x78, "of the opcode that was asked"
+    assert found[3] & 0xF0 == 0, "RA, Z, AD and CD are clear"
     assert Counted.FAULT not in served.counters
 
 
@@ -283,9 +283,9 @@ def test_every_prefix_and_every_flipped_octet_is_survived() -> None:
     whole = query("www.example.test", edns=opt(options=b"\0\x0a\0\x08abcdefgh"))
     served = Responder([ZONE])
     for end in range(len(whole)):
-        served.respond(whole[:end], udp=True)
+        outcome(served, whole[:end])
         for value in (0, 1, 0x3F, 0x40, 0xC0, 0xFF):
-            served.respond(whole[:end] + bytes((value,)) + whole[end + 1 :], udp=True)
+            outcome(served, whole[:end] + bytes((value,)) + whole[end + 1 :])
     assert Counted.FAULT not in served.counters
 
 
@@ -308,9 +308,9 @@ NEARLY = st.builds(
 @given(st.one_of(st.binary(max_size=80), NEARLY), st.booleans())
 def test_no_octets_make_it_fail(octets: bytes, udp: bool) -> None:
     served = Responder([ZONE])
-    first = served.respond(octets, udp=udp)
+    first = outcome(served, octets, udp=udp)
     assert Counted.FAULT not in served.counters
-    assert served.respond(octets, udp=udp) == first, "asked again it says the same"
+    assert outcome(served, octets, udp=udp) == first, "asked again it says the same"
     if isinstance(first, Dropped):
         return
     assert len(first) <= (1232 if udp else 65535)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -49,14 +51,22 @@ class TcpNameserver(service.Service):
     `counters` say why connections were ended or refused and what failed; `connections` is how many are open.
     """
 
-    def __init__(self, reactor: object, responder: Responder, host: str, port: int) -> None:
+    def __init__(
+        self,
+        reactor: object,
+        responder: Responder,
+        host: str,
+        port: int,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.host = host
         self.port = port
         self.counters: Counter[str] = Counter()
         self._reactor = reactor
         self._socket: socket.socket | None = None
         self._listening: IListeningPort | None = None
-        self._factory = _Connections(IReactorTime(reactor), responder, self.counters)
+        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall)
 
     @property
     def connections(self) -> int:
@@ -101,10 +111,17 @@ class _Connections(ServerFactory):
 
     noisy = False
 
-    def __init__(self, reactor: IReactorTime, responder: Responder, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        reactor: IReactorTime,
+        responder: Responder,
+        counters: Counter[str],
+        wall: Callable[[], float],
+    ) -> None:
         self.reactor = reactor
         self.responder = responder
         self.counters = counters
+        self.wall = wall
         # In the order of their last message: the first one has been idle for longest.
         self.open: dict[_DnsConnection, None] = {}
         self._of_source: Counter[object] = Counter()
@@ -120,7 +137,8 @@ class _Connections(ServerFactory):
             return None
         if len(self.open) >= MAX_CONNECTIONS:
             next(iter(self.open)).abort("ended: idle for longest when all places were taken")
-        return _DnsConnection(self, source)
+        host = getattr(addr, "host", "")
+        return _DnsConnection(self, source, host)
 
     def made(self, connection: _DnsConnection) -> None:
         self.open[connection] = None
@@ -162,8 +180,9 @@ class _DnsConnection(Protocol):
     transport: Connection
     _log = Logger()
 
-    def __init__(self, connections: _Connections, source: object) -> None:
+    def __init__(self, connections: _Connections, source: object, host: str) -> None:
         self.source = source
+        self._host = host
         self._all = connections
         self._phase = _Phase.OPEN
         self._received = bytearray()
@@ -263,6 +282,7 @@ class _DnsConnection(Protocol):
     def _answer_some(self) -> int:
         """Answer one turn's worth of messages; how many it took. Raises _BadLength after answering."""
         respond = self._all.responder.respond
+        host, now, wall = self._host, self._all.reactor.seconds(), self._all.wall()
         received = self._received
         answers: list[bytes] = []
         at = taken = octets = 0
@@ -271,7 +291,7 @@ class _DnsConnection(Protocol):
                 end = _end_of_message(received, at)
                 if end is None:
                     break
-                answer = respond(bytes(received[at + 2 : end]), udp=False)
+                answer = respond(bytes(received[at + 2 : end]), udp=False, source=host, now=now, wall=wall)
                 at = end
                 taken += 1
                 if isinstance(answer, bytes):

@@ -7,10 +7,12 @@ leaves from the address that was asked.
 from __future__ import annotations
 
 import socket
+import time
 from collections import Counter
+from collections.abc import Callable
 
 from twisted.application import service
-from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor
+from twisted.internet.interfaces import IReactorFDSet, IReactorTime, IReadDescriptor
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -32,12 +34,22 @@ _SO_RCVBUFFORCE = 33  # past net.core.rmem_max, for root (CAP_NET_ADMIN)
 class UdpNameserver(service.Service):
     """Answers DNS over UDP on `host`; `port` is the real one once bound. `counters` say what was dropped."""
 
-    def __init__(self, reactor: IReactorFDSet, responder: Responder, host: str, port: int) -> None:
+    def __init__(
+        self,
+        reactor: object,
+        responder: Responder,
+        host: str,
+        port: int,
+        *,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         self.host = host
         self.port = port
         self.counters: Counter[str] = Counter()
-        self._reactor = reactor
+        self._reactor = IReactorFDSet(reactor)
+        self._clock = IReactorTime(reactor)
         self._responder = responder
+        self._wall = wall
         self._socket: socket.socket | None = None
         self._datagrams: _Datagrams | None = None
 
@@ -52,7 +64,8 @@ class UdpNameserver(service.Service):
         super().startService()  # type: ignore[no-untyped-call]
         self.privilegedStartService()
         assert self._socket is not None
-        self._datagrams = _Datagrams(self._socket, self._responder, self.counters)
+        now = self._clock.seconds
+        self._datagrams = _Datagrams(self._socket, self._responder, self.counters, now, self._wall)
         self._reactor.addReader(self._datagrams)
 
     def stopService(self) -> None:
@@ -71,10 +84,19 @@ class _Datagrams:
 
     _log = Logger()
 
-    def __init__(self, bound: socket.socket, responder: Responder, counters: Counter[str]) -> None:
+    def __init__(
+        self,
+        bound: socket.socket,
+        responder: Responder,
+        counters: Counter[str],
+        now: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
         self._socket = bound
         self._responder = responder
         self._counters = counters
+        self._now = now
+        self._wall = wall
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -90,6 +112,7 @@ class _Datagrams:
         receive = self._socket.recvfrom
         send = self._socket.sendto
         respond = self._responder.respond
+        now, wall = self._now(), self._wall()  # a turn is too short for the time to pass
         for _ in range(BATCH_DATAGRAMS):
             try:
                 message, source = receive(RECEIVE_OCTETS)
@@ -102,7 +125,7 @@ class _Datagrams:
                 self._counters["source port 0"] += 1
                 continue
             try:
-                answer = respond(message, udp=True)
+                answer = respond(message, udp=True, source=source[0], now=now, wall=wall)
             except Exception:  # one question must not end the service
                 self._failed(message)
                 continue

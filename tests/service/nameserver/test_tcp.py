@@ -337,7 +337,7 @@ def test_the_longest_idle_connection_makes_room(peers: _Peers) -> None:
 
 def test_one_message_does_not_end_the_service(logged_errors: list[LogEvent]) -> None:
     class Broken(Responder):
-        def respond(self, message: bytes, *, udp: bool) -> bytes:
+        def respond(self, message: bytes, *, udp: bool, source: str, now: float, wall: float) -> bytes:
             raise RuntimeError("a mistake of ours")
 
     peers = _Peers(Broken())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from twisted.application.service import MultiService
 from twisted.internet.interfaces import IReactorFDSet, IReadDescriptor, IWriteDescriptor
+from twisted.internet.task import Clock
 from twisted.logger import LogEvent
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
@@ -18,10 +19,11 @@ from tests.service.nameserver.demo import answers_in, number_of, question, respo
 
 
 @implementer(IReactorFDSet)
-class _Readers:
+class _Readers(Clock):
     """The part of a reactor that the service needs, turned by hand."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.readers: list[Any] = []
 
     def addReader(self, reader: IReadDescriptor) -> None:
@@ -177,7 +179,7 @@ class _Socket:
 
 def _read(fake: Any, answering: Any = None) -> Counter[str]:
     counters: Counter[str] = Counter()
-    _Datagrams(fake, answering or responder(), counters).doRead()
+    _Datagrams(fake, answering or responder(), counters, lambda: 0.0, lambda: 0.0).doRead()
     return counters
 
 
@@ -206,7 +208,7 @@ def test_errors_for_ever_end_the_turn() -> None:
 
 def test_one_question_does_not_end_the_service(logged_errors: list[LogEvent]) -> None:
     class Broken(Responder):
-        def respond(self, message: bytes, *, udp: bool) -> bytes:
+        def respond(self, message: bytes, *, udp: bool, source: str, now: float, wall: float) -> bytes:
             raise RuntimeError("a mistake of ours")
 
     fake = _Socket(*[(question(number), ("192.0.2.1", 9)) for number in range(3)])
