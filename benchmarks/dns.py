@@ -1,0 +1,338 @@
+"""`make bench-dns`: our nameserver beside NSD, Knot, PowerDNS and BIND, one thread each, the same zone,
+dnsperf.
+
+One run, servers in turn, several rounds, medians. CPU is the servers' own accounting (user and system, with
+their children) per query answered, at the rate that one dnsperf gets out of each. Every server answers on
+loopback at a port of its own; a peer that is not installed is left out with one line. The last lines are `bar
+NAME VALUE GOAL ok|MISS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.end_to_end.programs import Process, free_port
+
+ZONE = "bench.test"
+NAMES = 10_000
+ROUNDS = 5
+SECONDS = 3
+BIN = Path(sys.executable).parent
+SEARCH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
+_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def zone_text(names: int) -> str:
+    """A zone with this many names, each with A, AAAA and TXT, a wildcard, and HTTPS at every fifth."""
+    lines = [
+        f"$ORIGIN {ZONE}.",
+        "$TTL 300",
+        "@ SOA ns1 hostmaster 1 7200 900 1209600 60",
+        "@ NS ns1",
+        "ns1 A 127.0.0.1",
+        "*.wild A 192.0.2.99",
+    ]
+    for number in range(names):
+        address = f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+        lines.append(f"n{number} A 10.{address}")
+        lines.append(f"n{number} AAAA 2001:db8::{number:x}")
+        lines.append(f'n{number} TXT "r=superprotocol;ip=10.{address}"')
+        if number % 5 == 0:
+            lines.append(f"n{number} HTTPS 1 . alpn=h2")
+    return "\n".join(lines) + "\n"
+
+
+def queries(names: int) -> str:
+    """The mix: A 60 %, TXT 10 %, AAAA 10 %, names that are not there 10 %, wildcard 5 %, HTTPS 5 %."""
+    step = 7919  # a prime: spread over the zone
+    lines = []
+    for number in range(2_000):
+        name = f"n{number * step % names}.{ZONE}"
+        kind = number % 20
+        if kind < 12:
+            lines.append(f"{name} A")
+        elif kind < 14:
+            lines.append(f"{name} TXT")
+        elif kind < 16:
+            lines.append(f"{name} AAAA")
+        elif kind < 18:
+            lines.append(f"no{number}.{ZONE} A")
+        elif kind < 19:
+            lines.append(f"w{number}.wild.{ZONE} A")
+        else:
+            lines.append(f"{name} HTTPS")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass
+class Server:
+    """One server, running, with its port."""
+
+    name: str
+    port: int
+    process: Process
+
+    def cpu_seconds(self) -> float:
+        """User and system time of the process and of all its children so far."""
+        total = 0.0
+        for pid in _family(self.process.pid):
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except FileNotFoundError:
+                continue
+            total += (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
+        return total
+
+    def resident_mebibytes(self) -> float:
+        total = 0
+        for pid in _family(self.process.pid):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1])
+        return total / 1024
+
+
+def _family(pid: int) -> list[int]:
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text().split():
+            found += _family(int(child))
+    return found
+
+
+def _configured(directory: Path, files: dict[str, str]) -> Path:
+    directory.mkdir()
+    directory.chmod(0o777)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    return directory
+
+
+def ours(base: Path, zone: Path, port: int) -> list[str | Path]:
+    directory = _configured(
+        base / "ours",
+        {
+            "appliance.toml": f'[nameserver]\nzones = "zones"\nlisten = ["127.0.0.1:{port}"]\n'
+            "private_addresses = true\n"
+        },
+    )
+    (directory / "zones").mkdir()
+    shutil.copy(zone, directory / "zones" / f"{ZONE}.zone")
+    config = directory / "appliance.toml"
+    return [BIN / "twistd", "-n", "--pidfile=", "tunnel-appliance", "--config", config]
+
+
+def nsd(base: Path, zone: Path, port: int) -> list[str | Path]:
+    directory = base / "nsd"
+    _configured(
+        directory,
+        {
+            "nsd.conf": f"""server:
+  ip-address: 127.0.0.1@{port}
+  server-count: 1
+  username: ""
+  pidfile: "{directory}/nsd.pid"
+  zonesdir: "{directory}"
+  zonelistfile: "{directory}/zone.list"
+  database: ""
+  xfrdfile: "{directory}/xfrd.state"
+  rrl-ratelimit: 0
+remote-control:
+  control-enable: no
+zone:
+  name: {ZONE}
+  zonefile: {zone}
+"""
+        },
+    )
+    return ["nsd", "-d", "-c", directory / "nsd.conf"]
+
+
+def knot(base: Path, zone: Path, port: int) -> list[str | Path]:
+    directory = base / "knot"
+    _configured(
+        directory,
+        {
+            "knot.conf": f"""server:
+  listen: 127.0.0.1@{port}
+  rundir: {directory}
+  udp-workers: 1
+  tcp-workers: 1
+  background-workers: 1
+database:
+  storage: {directory}
+log:
+  - target: stderr
+    any: warning
+zone:
+  - domain: {ZONE}
+    file: {zone}
+"""
+        },
+    )
+    return ["knotd", "-c", directory / "knot.conf"]
+
+
+def pdns(base: Path, zone: Path, port: int) -> list[str | Path]:
+    directory = base / "pdns"
+    _configured(
+        directory,
+        {"named.conf": f'zone "{ZONE}" {{ type master; file "{zone}"; }};\n'},
+    )
+    return [
+        "pdns_server",
+        "--no-config",
+        "--launch=bind",
+        f"--bind-config={directory}/named.conf",
+        "--local-address=127.0.0.1",
+        f"--local-port={port}",
+        f"--socket-dir={directory}",
+        "--receiver-threads=1",
+        "--distributor-threads=1",
+        "--daemon=no",
+        "--guardian=no",
+    ]
+
+
+def bind(base: Path, zone: Path, port: int) -> list[str | Path]:
+    directory = base / "bind"
+    _configured(
+        directory,
+        {
+            "named.conf": f"""options {{
+  directory "{directory}"; pid-file "{directory}/named.pid"; session-keyfile "{directory}/session.key";
+  listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+  recursion no; dnssec-validation no; notify no; allow-transfer {{ none; }};
+}};
+controls {{ }};
+zone "{ZONE}" {{ type primary; file "{zone}"; }};
+"""
+        },
+    )
+    return ["named", "-f", "-n", "1", "-c", directory / "named.conf"]
+
+
+MAKERS: dict[str, tuple[str, Callable[[Path, Path, int], list[str | Path]]]] = {
+    "ours": ("", ours),
+    "nsd": ("nsd", nsd),
+    "knot": ("knotd", knot),
+    "pdns": ("pdns_server", pdns),
+    "bind": ("named", bind),
+}
+
+
+def start(base: Path, zone: Path, wanted: Sequence[str]) -> list[Server]:
+    """Start each server that there is, and wait until it answers."""
+    servers = []
+    for name in wanted:
+        program, make = MAKERS[name]
+        if program and shutil.which(program, path=SEARCH) is None:
+            print(f"left out: {program} is not installed")
+            continue
+        port = free_port("both")
+        arguments = make(base, zone, port)
+        arguments[0] = shutil.which(str(arguments[0]), path=SEARCH) or arguments[0]
+        began = time.monotonic()
+        server = Server(name, port, Process(arguments, base / f"{name}.log"))
+        servers.append(server)
+        while not _answers(port):
+            if server.process.status is not None or time.monotonic() - began > 300:
+                raise SystemExit(f"{name} does not answer:\n{server.process.output[-2000:]}")
+            time.sleep(0.05)
+        print(f"measured {name}_load_seconds {time.monotonic() - began:.3g} s", flush=True)
+    return servers
+
+
+def _answers(port: int) -> bool:
+    asked = ["dig", "@127.0.0.1", "-p", str(port), ZONE, "SOA", "+short", "+tries=1", "+timeout=1"]
+    return bool(subprocess.run(asked, capture_output=True, text=True).stdout.strip().endswith("60"))
+
+
+def dnsperf(port: int, queries_file: Path, *options: str) -> int:
+    """Ask for some seconds as fast as one dnsperf can; the queries that were answered."""
+    asked = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries_file), "-l", str(SECONDS)]
+    done = subprocess.run([*asked, *options], capture_output=True, text=True, check=True)
+    figures = dict(line.strip().split(":", 1) for line in done.stdout.splitlines() if ":" in line)
+    return int(figures["Queries completed"].split()[0])
+
+
+PLAIN = ("-c", "4", "-q", "200")
+WITH_COOKIE = ("-c", "4", "-q", "200", "-E", "10:0123456789abcdef")
+OVER_TCP = ("-m", "tcp", "-c", "4", "-q", "200")
+
+
+def cpu_per_query(server: Server, queries_file: Path, *ways: Sequence[str]) -> float:
+    """Microseconds of CPU per query; each of ``ways`` is one dnsperf beside the others."""
+    before = server.cpu_seconds()
+    if len(ways) == 1:
+        answered = dnsperf(server.port, queries_file, *ways[0])
+    else:
+        with ThreadPoolExecutor(len(ways)) as pool:
+            answered = sum(pool.map(lambda way: dnsperf(server.port, queries_file, *way), ways))
+    return (server.cpu_seconds() - before) / answered * 1e6
+
+
+def compare(servers: list[Server], title: str, queries_file: Path, *ways: Sequence[str]) -> dict[str, float]:
+    """The median CPU per query of each server, printed."""
+    rounds: dict[str, list[float]] = {server.name: [] for server in servers}
+    for _ in range(ROUNDS):
+        for server in servers:
+            rounds[server.name].append(cpu_per_query(server, queries_file, *ways))
+    medians = {name: statistics.median(values) for name, values in rounds.items()}
+    for name, value in medians.items():
+        print(f"measured {title}_{name} {value:.2f} us", flush=True)
+    return medians
+
+
+def bar(name: str, value: float, goal: float) -> None:
+    print(f"bar {name} {value:.2f} {goal:g} {'ok' if value <= goal else 'MISS'}", flush=True)
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--names", type=int, default=NAMES)
+    options.add_argument("--servers", default=",".join(MAKERS))
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        base.chmod(0o777)
+        zone, asked = base / "zone", base / "queries"
+        zone.write_text(zone_text(chosen.names))
+        asked.write_text(queries(chosen.names))
+        servers = start(base, zone, chosen.servers.split(","))
+        try:
+            for server in servers:
+                dnsperf(server.port, asked, *PLAIN)  # warm
+                print(f"measured {server.name}_memory {server.resident_mebibytes():.1f} MiB")
+            plain = compare(servers, "udp_plain", asked, PLAIN)
+            mixed = compare(servers, "udp_half_cookies", asked, PLAIN, WITH_COOKIE)
+            tcp = compare(servers, "tcp_plain", asked, OVER_TCP)
+        finally:
+            for server in servers:
+                server.process.kill()
+    for title, figures, peer, goal in (
+        ("udp_plain_to_nsd", plain, "nsd", 1.1),
+        ("udp_half_cookies_to_nsd", mixed, "nsd", 1.4),
+        ("udp_plain_to_pdns", plain, "pdns", 1.0),
+        ("udp_plain_to_bind", plain, "bind", 1.0),
+        ("udp_half_cookies_to_pdns", mixed, "pdns", 1.0),
+        ("udp_half_cookies_to_bind", mixed, "bind", 1.0),
+        ("tcp_plain_to_nsd", tcp, "nsd", 1.4),
+    ):
+        if peer in figures:
+            bar(title, figures["ours"] / figures[peer], goal)
+
+
+if __name__ == "__main__":
+    main()
