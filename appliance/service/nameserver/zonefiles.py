@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.dns import names
+from appliance.dns.journal import Journal, difference
 from appliance.dns.numbers import SOA
 from appliance.dns.overlay import Conflict, Live, conflicts_at_load, lay
 from appliance.dns.responder import Responder
@@ -90,6 +91,8 @@ class Zonefiles(service.Service):
         self._files: dict[Path, Zone] = {}
         self._live: dict[tuple[bytes, int], RRset] = {}
         self._served: dict[bytes, _Served] = {}
+        self._journals: dict[bytes, Journal] = {}
+        self._told: list[Callable[[Zone], None]] = []
         self._last: dict[bytes, int] = {}
         self._renewing = False
         self._renewal = LoopingCall(self._renew)
@@ -104,6 +107,14 @@ class Zonefiles(service.Service):
     def conflicts(self) -> tuple[Conflict, ...]:
         """The live records that a static record keeps out, of all zones."""
         return tuple(conflict for served in self._served.values() for conflict in served.conflicts)
+
+    def journal(self, apex: bytes) -> Journal:
+        """What changed in the zone `apex`, one of those in service, since the start."""
+        return self._journals.setdefault(apex, Journal())
+
+    def on_published(self, told: Callable[[Zone], None]) -> None:
+        """`told` hears of every new version, once it is being served and its change is in the journal."""
+        self._told.append(told)
 
     def load(self) -> None:
         """Read all files and serve them, waiting for the disk. Raises ZonesRefused or StoreFailed."""
@@ -197,20 +208,28 @@ class Zonefiles(service.Service):
 
     def _publish(self, next_ones: dict[bytes, _Served]) -> None:
         known_conflicts = set(self.conflicts)
+        fresh: list[Zone] = []
         for apex in self._served.keys() - next_ones.keys():
             self.responder.remove(apex)
+            self._journals.pop(apex, None)
             self._log.info("{apex} is no longer served", apex=names.to_text(apex))
         for apex, served in next_ones.items():
             before = self._served.get(apex)
             if before is None or served.zone is not before.zone:
                 self._last[apex] = served.zone.serial
+                if before is not None:
+                    self.journal(apex).add(difference(before.zone, served.zone))
                 self.responder.replace(served.zone)
+                fresh.append(served.zone)
             if before is None or served.static is not before.static:
                 self._tell_loaded(served.static)
         self._served = next_ones
         for conflict in self.conflicts:
             if conflict not in known_conflicts:
                 self._log.warn("{conflict}", conflict=conflict)
+        for zone in fresh:
+            for told in self._told:
+                told(zone)
 
     def _tell_loaded(self, static: Zone) -> None:
         before = self._store.file_serial(static.apex)

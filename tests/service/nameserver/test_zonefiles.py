@@ -472,3 +472,24 @@ def test_any_order_of_files_reloads_live_records_and_restarts(
                 if names.is_at_or_below(name, apex) and (name, rtype) not in refused:
                     assert zone.node(name)[rtype].rdatas == rrset.rdatas
     site.store.close()
+
+
+def test_every_version_is_told_and_its_change_is_in_the_journal(site: _Site) -> None:
+    path = site.write("demo.zone", _text("demo.test", "www A 192.0.2.80"))
+    told: list[Zone] = []
+    site.zonefiles.on_published(told.append)
+    site.zonefiles.load()
+    first = site.zone()
+    assert told == [first]
+    site.zonefiles.lay(_live(_address("live.demo.test")))
+    site.write("demo.zone", _text("demo.test", "www A 192.0.2.81"))
+    site.zonefiles.reload()
+    assert [zone.serial for zone in told[1:]] == [
+        change.new_serial for change in site.zonefiles.journal(DEMO).since(first.serial) or ()
+    ]
+    assert told[-1] is site.zone()
+    site.zonefiles.reload()
+    assert len(told) == 3
+    path.rename(site.write("other.zone", _text("other.test")).with_name("demo.old"))
+    site.zonefiles.reload()
+    assert len(site.zonefiles.journal(DEMO)) == 0
