@@ -13,7 +13,7 @@ from struct import Struct
 from typing import Final
 
 from appliance.dns.lookup import Found
-from appliance.dns.names import end_of
+from appliance.dns.names import ROOT, end_of
 from appliance.dns.numbers import AA, CNAME, DO, IN, MX, NS, OPT, PTR, QR, RD, SOA, TC
 from appliance.dns.question import HEADER_OCTETS, Edns
 from appliance.dns.zone import RRset
@@ -46,9 +46,9 @@ def udp_limit(edns: Edns | None) -> int:
 def compose(query: bytes, end: int, found: Found, edns: Edns | None, limit: int) -> bytes:
     """The answer `found` to `query`, whose question ends at `end`, in at most `limit` octets."""
     flags = AA if found.authoritative else 0
-    opt = _opt(edns, found.rcode)
+    opt = opt_record(edns, found.rcode)
     room = limit - len(opt)
-    writer = _Writer(query[HEADER_OCTETS:end])
+    writer = Writer(query[HEADER_OCTETS:end])
     answers = writer.write(found.answer)
     authorities = writer.write(found.authority)
     glue = writer.write(found.glue)
@@ -70,7 +70,7 @@ def refuse(query: bytes, rcode: int, end: int = HEADER_OCTETS, edns: Edns | None
 
     `query` must have a whole header. The opcode is its own.
     """
-    return _message(query, query[HEADER_OCTETS:end], 0, rcode, (0, 0, 0), _opt(edns, rcode))
+    return _message(query, query[HEADER_OCTETS:end], 0, rcode, (0, 0, 0), opt_record(edns, rcode))
 
 
 def _message(
@@ -89,20 +89,23 @@ def _message(
     return head + body + opt
 
 
-def _opt(edns: Edns | None, rcode: int) -> bytes:
+def opt_record(edns: Edns | None, rcode: int) -> bytes:
     """Our OPT record, sent exactly when one came (RFC 6891 6.1.1, 7); DO is copied (RFC 3225 3)."""
     if edns is None:
         return b""
     return _OPT.pack(OPT, MAX_UDP_OCTETS, rcode >> 4, 0, DO if edns.dnssec_ok else 0, 0)
 
 
-class _Writer:
-    """Writes rrsets behind a question, and knows where each name has been written."""
+class Writer:
+    """Writes rrsets behind a header and a question (or none), and knows where each name has been written.
+
+    `octets` is the message so far; the place of the header is empty.
+    """
 
     def __init__(self, question: bytes) -> None:
         self.octets = bytearray(HEADER_OCTETS) + question
         self._offsets: dict[bytes, int] = {}
-        name = question[:-4].lower()
+        name = question[:-4].lower() or ROOT
         at = 0
         while length := name[at]:
             self._offsets[name[at:]] = HEADER_OCTETS + at
