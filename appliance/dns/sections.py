@@ -70,8 +70,8 @@ def read_sections(
 ) -> Sections:
     """Where everything in `message` is, with no octets left over. Raises MessageError and nothing else.
 
-    It must have exactly one question; unless `needs_question`, none will do (the later messages of a transfer:
-    `name` is then empty).
+    It must have exactly one question; unless `needs_question`, none will do (in the later messages of a
+    transfer: `name` is then empty).
     """
     if len(message) > max_octets:
         raise MessageError(f"a message of more than {max_octets} octets")

@@ -65,7 +65,7 @@ def faults_of(records: Sequence[Record], apex: bytes | None) -> list[Fault]:
                 Fault(record.line, f"{names.to_text(record.name)} is outside the zone {names.to_text(apex)}")
             )
     for name, node in nodes.items():
-        faults.extend(_faults_at(name, node, apex))
+        faults.extend(faults_at(name, node, apex))
     faults.extend(_faults_below_dnames(nodes))
     faults.extend(_faults_of_apex(nodes.get(apex, {}), apex))
     faults.extend(_faults_of_nameservers(nodes, apex))
@@ -87,7 +87,8 @@ def zone_from(records: Iterable[Record], apex: bytes) -> Zone:
     return Zone(apex, soa_serial(rrsets[apex][SOA]), rrsets)
 
 
-def _faults_at(name: bytes, node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterator[Fault]:
+def faults_at(name: bytes, node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterator[Fault]:
+    """What is wrong with the records at one name, looked at by themselves."""
     text = names.to_text(name)
     for rtype, found in node.items():
         if rtype in _SIGNATURES:
