@@ -14,7 +14,7 @@ from typing import Final
 
 from appliance.dns.lookup import Found
 from appliance.dns.names import ROOT, end_of
-from appliance.dns.numbers import AA, CNAME, DO, IN, MX, NS, OPT, PTR, QR, RD, SOA, TC
+from appliance.dns.numbers import AA, CNAME, DO, IN, MX, NOERROR, NS, OPT, PTR, QR, RD, SOA, TC
 from appliance.dns.question import HEADER_OCTETS, Edns
 from appliance.dns.zone import RRset
 
@@ -30,6 +30,7 @@ _POINTABLE: Final = 0x4000
 _HEAD: Final = Struct("!HHHHHH")
 _RECORD: Final = Struct("!HHI")
 _OPT: Final = Struct("!xHHBBHH")
+_OPTION: Final = Struct("!HH")
 _U16: Final = Struct("!H")
 
 # Where names are in the data of the types whose names may be compressed: octets before, and how many names.
@@ -43,10 +44,15 @@ def udp_limit(edns: Edns | None) -> int:
     return min(max(edns.payload, MIN_UDP_OCTETS), MAX_UDP_OCTETS)
 
 
-def compose(query: bytes, end: int, found: Found, edns: Edns | None, limit: int) -> bytes:
-    """The answer `found` to `query`, whose question ends at `end`, in at most `limit` octets."""
+def compose(
+    query: bytes, end: int, found: Found, edns: Edns | None, limit: int, options: bytes = b""
+) -> bytes:
+    """The answer `found` to `query`, whose question ends at `end`, in at most `limit` octets.
+
+    `options` go into the OPT record, if there is one; it is the last record.
+    """
     flags = AA if found.authoritative else 0
-    opt = opt_record(edns, found.rcode)
+    opt = opt_record(edns, found.rcode, options)
     room = limit - len(opt)
     writer = Writer(query[HEADER_OCTETS:end])
     answers = writer.write(found.answer)
@@ -65,12 +71,25 @@ def compose(query: bytes, end: int, found: Found, edns: Edns | None, limit: int)
     return _message(query, body, flags, found.rcode, (answers, authorities, glue), opt)
 
 
-def refuse(query: bytes, rcode: int, end: int = HEADER_OCTETS, edns: Edns | None = None) -> bytes:
+def refuse(
+    query: bytes, rcode: int, end: int = HEADER_OCTETS, edns: Edns | None = None, options: bytes = b""
+) -> bytes:
     """An answer that holds nothing but `rcode`; the question is echoed when it ends beyond the header.
 
     `query` must have a whole header. The opcode is its own.
     """
-    return _message(query, query[HEADER_OCTETS:end], 0, rcode, (0, 0, 0), opt_record(edns, rcode))
+    return _message(query, query[HEADER_OCTETS:end], 0, rcode, (0, 0, 0), opt_record(edns, rcode, options))
+
+
+def defer(query: bytes, end: int, edns: Edns | None, options: bytes = b"") -> bytes:
+    """An answer that holds nothing but the advice to ask again over TCP."""
+    opt = opt_record(edns, NOERROR, options)
+    return _message(query, query[HEADER_OCTETS:end], TC, NOERROR, (0, 0, 0), opt)
+
+
+def with_options(answer: bytes, options: bytes) -> bytes:
+    """A finished `answer`, which ends with an OPT record that has none, with these `options` in it."""
+    return answer[:-2] + _U16.pack(len(options)) + options
 
 
 def _message(
@@ -89,11 +108,17 @@ def _message(
     return head + body + opt
 
 
-def opt_record(edns: Edns | None, rcode: int) -> bytes:
+def option(code: int, content: bytes) -> bytes:
+    """One option of an OPT record (RFC 6891 6.1.2)."""
+    return _OPTION.pack(code, len(content)) + content
+
+
+def opt_record(edns: Edns | None, rcode: int, options: bytes = b"") -> bytes:
     """Our OPT record, sent exactly when one came (RFC 6891 6.1.1, 7); DO is copied (RFC 3225 3)."""
     if edns is None:
         return b""
-    return _OPT.pack(OPT, MAX_UDP_OCTETS, rcode >> 4, 0, DO if edns.dnssec_ok else 0, 0)
+    flags = DO if edns.dnssec_ok else 0
+    return _OPT.pack(OPT, MAX_UDP_OCTETS, rcode >> 4, 0, flags, len(options)) + options
 
 
 class Writer:

@@ -16,6 +16,7 @@ PTR: Final = 12
 MX: Final = 15
 TXT: Final = 16
 AAAA: Final = 28
+SRV: Final = 33
 DNAME: Final = 39
 OPT: Final = 41
 DS: Final = 43
@@ -24,9 +25,13 @@ NSEC: Final = 47
 DNSKEY: Final = 48
 NSEC3: Final = 50
 NSEC3PARAM: Final = 51
+TLSA: Final = 52
+SVCB: Final = 64
+HTTPS: Final = 65
 IXFR: Final = 251
 AXFR: Final = 252
 ANY: Final = 255
+CAA: Final = 257
 
 # Classes
 IN: Final = 1
@@ -46,6 +51,14 @@ REFUSED: Final = 5
 YXDOMAIN: Final = 6
 NOTAUTH: Final = 9
 BADVERS: Final = 16
+BADCOOKIE: Final = 23
+
+# EDNS options (RFC 5001, RFC 7873, RFC 8914), and the codes of the last one
+NSID: Final = 3
+COOKIE: Final = 10
+EXTENDED_ERROR: Final = 15
+NOT_AUTHORITATIVE: Final = 20
+NOT_SUPPORTED: Final = 21
 
 # Bits of the header's second word (RFC 1035 4.1.1)
 QR: Final = 0x8000

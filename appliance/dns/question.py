@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from appliance.dns.names import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
-from appliance.dns.numbers import DO, IXFR, OPT
+from appliance.dns.numbers import COOKIE, DO, IXFR, NSID, OPT
 
 HEADER_OCTETS: Final = 12
 
@@ -42,12 +42,14 @@ class QuestionError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Edns:
-    """What the OPT record of a query says (RFC 6891 6.1). Options are checked for form and otherwise
-    ignored."""
+    """What the OPT record of a query says (RFC 6891 6.1). Options but these two are checked for form and
+    otherwise ignored."""
 
     payload: int  # octets of UDP that the sender can take
     version: int
     dnssec_ok: bool
+    cookie: bytes | None = None  # the content of the first COOKIE option, whatever its size (RFC 7873 5.2)
+    nsid: bool = False  # the server's name is asked for (RFC 5001)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,18 @@ def read_question(message: bytes) -> Question:
     if at != len(message):
         raise QuestionError("octets after the end of the message", end, edns)
     return Question(name, qtype, qclass, end, edns)
+
+
+def read_options_alone(message: bytes) -> Edns | None:
+    """The OPT record of a message that asks nothing and holds nothing else, as one does that wants a cookie
+    (RFC 7873 5.4). Anything else is None."""
+    if message[4:HEADER_OCTETS] != b"\0\0\0\0\0\0\0\1":
+        return None
+    try:
+        after, edns = _step_over(message, HEADER_OCTETS, HEADER_OCTETS, None)
+    except QuestionError:
+        return None
+    return edns if after == len(message) else None
 
 
 def read_zone_section(message: bytes) -> tuple[bytes, int, int, int]:
@@ -140,17 +154,28 @@ def _step_over(message: bytes, at: int, end: int, edns: Edns | None) -> tuple[in
     found = Edns(_u16(message, at + 2), message[at + 5], bool(_u16(message, at + 6) & DO))
     if at - owner != 1:
         raise QuestionError("an OPT record whose owner is not the root", end, found)
-    if after > size or not _are_options(message, rdata, after):
+    if after > size:
+        raise QuestionError("the options of an OPT record are cut off", end, found)
+    if rdata == after:
+        return after, found
+    options = _options(message, rdata, after)
+    if options is None:
         raise QuestionError("the options of an OPT record are cut off, or too many", end, found)
-    return after, found
+    cookie = options.get(COOKIE)
+    return after, Edns(found.payload, found.version, found.dnssec_ok, cookie, NSID in options)
 
 
-def _are_options(message: bytes, at: int, after: int) -> bool:
+def _options(message: bytes, at: int, after: int) -> dict[int, bytes] | None:
+    """The content of the first option of each code; None when they do not end where they must."""
+    options: dict[int, bytes] = {}
     for _ in range(MAX_OPTIONS):
         if at + 4 > after:
             break
-        at += 4 + _u16(message, at + 2)
-    return at == after
+        begin = at + 4
+        end = begin + _u16(message, at + 2)
+        options.setdefault(_u16(message, at), message[begin:end])
+        at = end
+    return options if at == after else None
 
 
 def _u16(message: bytes, at: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dns.edns
 import dns.flags
 import dns.opcode
 import dns.rcode
@@ -12,6 +13,13 @@ import pytest
 from appliance.dns import numbers
 
 FLAGS = {"QR", "AA", "TC", "RD"}
+OPTIONS = {
+    "NSID": dns.edns.OptionType.NSID,
+    "COOKIE": dns.edns.OptionType.COOKIE,
+    "EXTENDED_ERROR": dns.edns.OptionType.EDE,
+    "NOT_AUTHORITATIVE": dns.edns.EDECode.NOT_AUTHORITATIVE,
+    "NOT_SUPPORTED": dns.edns.EDECode.NOT_SUPPORTED,
+}
 OPCODES = {"QUERY", "NOTIFY", "UPDATE"}
 NAMES = sorted(name for name in vars(numbers) if name.isupper())
 
@@ -27,6 +35,8 @@ def test_numbers(name: str) -> None:
         assert value == dns.rdataclass.from_text(name)
     elif name in OPCODES:
         assert value == dns.opcode.from_text(name)
+    elif name in OPTIONS:
+        assert value == OPTIONS[name]
     elif name in dns.rcode.Rcode.__members__:
         assert value == dns.rcode.from_text(name)
     else:
