@@ -43,6 +43,7 @@ from appliance.dns.numbers import (
 from appliance.dns.overlay import DISCOVERY_TEXT, LIVE_TYPES, Live, conflicts_at_load
 from appliance.dns.policy import Policy, allowed
 from appliance.dns.question import Edns
+from appliance.dns.rrtypes import text_of
 from appliance.dns.sections import MessageError, Sections, Span, name_at, read_sections
 from appliance.dns.serial import is_newer
 from appliance.dns.tsig import Signed, Signer
@@ -87,7 +88,7 @@ class Clause:
     rdata: bytes
 
     def __str__(self) -> str:
-        return f"{names.to_text(self.name)} TYPE{self.rtype}"
+        return text_of(self.name, self.rtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +214,7 @@ def check_prerequisites(update: Update, merged: Zone) -> None:
     for (name, rtype), rdatas in wanted.items():
         rrset = merged.node(name).get(rtype)
         if rrset is None or {_canonical(rtype, rdata) for rdata in rrset.rdatas} != rdatas:
-            raise UpdateRefused(NXRRSET, f"{names.to_text(name)} TYPE{rtype} is another")
+            raise UpdateRefused(NXRRSET, f"{text_of(name, rtype)} is another")
 
 
 # How many octets are before the names in the data of the types whose names compare without case (RFC 4034
@@ -321,7 +322,7 @@ class _Work:
 
     def _permit(self, name: bytes, rtype: int, policies: tuple[Policy, ...]) -> None:
         if not allowed(policies, name, rtype):
-            raise UpdateRefused(REFUSED, f"the key may not change {names.to_text(name)} TYPE{rtype}")
+            raise UpdateRefused(REFUSED, f"the key may not change {text_of(name, rtype)}")
 
     def _is_kept(self, name: bytes, rtype: int) -> bool:
         """Whether a deletion of a whole name or type leaves this (3.4.2.3, and live records)."""

@@ -1,4 +1,4 @@
-"""What must outlive the process, in one sqlite3 file: serials, known names, servers, certificates.
+"""What must outlive the process, in one sqlite3 file: serials, known names, servers, certificates, updates.
 
 Hides SQL, the disk and the thread that waits for it. Everything is read into memory by `open()`; a reading
 method shows what is on disk, never what is only on its way there (commit, then tell). A writing method
@@ -25,6 +25,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.dns.amendments import Amendment, decode, encode
 from appliance.tunnel.discovery import ServerAddress
 
 APPLICATION_ID = 0x74756E6E  # "tunn" in the file's header: another program's database is not ours to change
@@ -42,6 +43,11 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE issued (serial TEXT PRIMARY KEY, role TEXT NOT NULL, id TEXT NOT NULL,
            names TEXT NOT NULL, expires REAL NOT NULL, revoked REAL)""",
     ),
+    (
+        """CREATE TABLE amendments (zone BLOB, name BLOB, rtype INTEGER, was BLOB, now BLOB,
+           PRIMARY KEY (zone, name, rtype)) WITHOUT ROWID""",
+        "CREATE TABLE accepted (mac BLOB PRIMARY KEY, good_until INTEGER NOT NULL) WITHOUT ROWID",
+    ),
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -53,6 +59,13 @@ _LOADED = (
     "INSERT INTO serials (zone, file_serial) VALUES (?, ?)"
     " ON CONFLICT (zone) DO UPDATE SET file_serial = excluded.file_serial"
 )
+
+
+_AMEND = "INSERT OR REPLACE INTO amendments VALUES (?, ?, ?, ?, ?)"
+_UNAMEND = "DELETE FROM amendments WHERE zone = ? AND name = ? AND rtype = ?"
+
+Amendments = Mapping[tuple[bytes, int], Amendment]
+"""Amendments of one zone by name and type."""
 
 
 class StoreRefused(Exception):
@@ -121,6 +134,8 @@ class Store:
         self._known: dict[str, float] = {}
         self._servers: dict[str, SeenServer] = {}
         self._issued: dict[int, Issued] = {}
+        self._amendments: dict[bytes, dict[tuple[bytes, int], Amendment]] = {}
+        self._accepted: dict[bytes, int] = {}
 
     def open(self) -> None:
         """Create the file, or bring it to this program's schema, and read it. Raises StoreRefused.
@@ -257,6 +272,51 @@ class Store:
         statement = "UPDATE issued SET revoked = ? WHERE serial = ?"
         return self._change(revoke, ((statement, (wall, f"{serial:x}")),)).done
 
+    # What UPDATE made of the zone files
+
+    def amendments(self, zone: bytes) -> Amendments:
+        """Those of the zone `zone`."""
+        return self._amendments.get(zone, {})
+
+    def accepted(self) -> Mapping[bytes, int]:
+        """As of the start: MAC of an update that changed something -> when its signature ceases to be good
+        (Unix time)."""
+        return self._accepted
+
+    def amend(
+        self,
+        zone: bytes,
+        changes: Mapping[tuple[bytes, int], Amendment | None],
+        accepted: tuple[bytes, int] | None = None,
+        *,
+        wall: int = 0,
+    ) -> Deferred[None]:
+        """Keep these amendments of `zone`, and no longer those that are None; all of it or nothing.
+
+        `accepted` is the MAC of the message that asked for it, and the Unix time until which it is good; those
+        whose time was over at `wall` are forgotten.
+        """
+        statements: list[_Statement] = []
+        for (name, rtype), one in changes.items():
+            if one is None:
+                statements.append((_UNAMEND, (zone, name, rtype)))
+            else:
+                was, now = (encode(rrset) if rrset is not None else None for rrset in (one.was, one.now))
+                statements.append((_AMEND, (zone, name, rtype, was, now)))
+        if accepted is not None:
+            statements.append(("DELETE FROM accepted WHERE good_until < ?", (wall,)))
+            statements.append(("INSERT OR REPLACE INTO accepted VALUES (?, ?)", accepted))
+
+        def keep() -> None:
+            kept = self._amendments.setdefault(zone, {})
+            for key, one in changes.items():
+                if one is None:
+                    kept.pop(key, None)
+                else:
+                    kept[key] = one
+
+        return self._change(keep, tuple(statements)).done
+
     # The way to the disk
 
     def _change(self, remember: Callable[[], None], statements: tuple[_Statement, ...]) -> _Job:
@@ -346,6 +406,10 @@ class Store:
         for serial, role, id_, names, expires, revoked in connection.execute("SELECT * FROM issued"):
             number = int(serial, 16)
             self._issued[number] = Issued(number, role, id_, tuple(json.loads(names)), expires, revoked)
+        for zone, name, rtype, was, now in connection.execute("SELECT * FROM amendments"):
+            before, after = (octets and decode(name, rtype, octets) for octets in (was, now))
+            self._amendments.setdefault(zone, {})[name, rtype] = Amendment(name, rtype, before, after)
+        self._accepted.update(connection.execute("SELECT mac, good_until FROM accepted"))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -396,7 +460,7 @@ def _why(problem: Exception) -> str:
     if isinstance(problem, sqlite3.DatabaseError):
         return (
             f"is damaged ({problem}); restore it from a backup, or move it away to begin with an empty one"
-            " (issued certificates, known names and servers are then forgotten)"
+            " (issued certificates, known names, servers and updates are then forgotten)"
         )
     if type(problem) is ValueError:
         return str(problem)

@@ -20,11 +20,15 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.dns.amendments import Amendment
+from appliance.dns.zone import RRset
 from appliance.service.store import SCHEMA, Issued, SeenServer, Store, StoreFailed, StoreRefused
 from appliance.tunnel.discovery import ServerAddress
 
 ZONE = b"\x04demo\x04test\x00"
 OTHER = b"\x05other\x04test\x00"
+RRSET = RRset(b"\x01a" + ZONE, 16, 60, (b"\x01x", b""))
+AMENDMENT = Amendment(RRSET.name, 16, None, RRSET)
 ISSUED = Issued(2**158 + 5, "client", "web-1", ("www.demo.test", "*.apps.demo.test"), 1.8e9)
 SERVER = SeenServer("s1", (ServerAddress("192.0.2.1"), ServerAddress("2001:db8::1", 8443)), "b00t")
 
@@ -96,6 +100,37 @@ def test_everything_is_there_after_a_restart(path: Path, store: Store) -> None:
         assert issued.revoked == 1.7e9
         assert (issued.serial, issued.names, issued.expires) == (2**158 + 5, ISSUED.names, 1.8e9)
     each.close()
+
+
+def test_amendments_and_who_asked_for_them(path: Path, store: Store) -> None:
+    gone = Amendment(RRSET.name, 1, RRset(RRSET.name, 1, 60, (bytes(4),)), None)
+    store.amend(ZONE, {AMENDMENT.key: AMENDMENT, gone.key: gone}, (b"mac1", 1300), wall=1000)
+    store.amend(OTHER, {AMENDMENT.key: AMENDMENT})
+    store.amend(OTHER, {AMENDMENT.key: None, gone.key: None}, (b"mac2", 1700), wall=1400)
+    for at_hand in (store, _reopened(path, store)):
+        assert at_hand.amendments(ZONE) == {AMENDMENT.key: AMENDMENT, gone.key: gone}
+        assert at_hand.amendments(OTHER) == {}
+    again = Store(path, Clock())
+    at_hand.close()
+    again.open()
+    assert again.accepted() == {b"mac2": 1700}
+    again.close()
+
+
+def test_a_state_file_of_an_older_schema_is_brought_to_this_one(path: Path, store: Store) -> None:
+    store.reserve(ZONE, 7)
+    store.close()
+    with sqlite3.connect(path) as other:
+        other.execute("DROP TABLE amendments")
+        other.execute("DROP TABLE accepted")
+        other.execute("PRAGMA user_version = 1")
+    other.close()
+    again = Store(path, Clock())
+    again.open()
+    assert again.reserved(ZONE) == 7
+    again.amend(ZONE, {AMENDMENT.key: AMENDMENT})
+    assert again.amendments(ZONE) == {AMENDMENT.key: AMENDMENT}
+    again.close()
 
 
 def test_the_file_is_the_owners_and_durable(path: Path, store: Store) -> None:

@@ -1,4 +1,5 @@
-"""The zones in service: every `*.zone` file of a directory, with the live records laid over.
+"""The zones in service: every `*.zone` file of a directory, with what UPDATE changed and the live records
+laid over.
 
 Hides which files there are, what is kept when one of them is bad, and how a version gets a serial that was
 reserved on disk before anybody saw it. The apex of a zone comes from its SOA; the file's name is free.
@@ -18,10 +19,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.dns import names
+from appliance.dns.amendments import Merged, merge
 from appliance.dns.journal import Journal, difference
 from appliance.dns.numbers import SOA
 from appliance.dns.overlay import Conflict, Live, conflicts_at_load, lay
 from appliance.dns.responder import Responder
+from appliance.dns.rrtypes import text_of
 from appliance.dns.serial import MODULUS, is_newer, next_serial
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
 from appliance.dns.zonefile import ZoneFileError, read_zone
@@ -46,9 +49,11 @@ class ZonesRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Served:
-    """A zone in service: what its file says, the live records given for it, and both as published."""
+class Served:
+    """A zone in service: what its file says, the same as amended by UPDATE, the live records given for it,
+    and all of it as published."""
 
+    file: Zone
     static: Zone
     live: Live
     zone: Zone
@@ -90,7 +95,8 @@ class Zonefiles(service.Service):
         self._wall = wall
         self._files: dict[Path, Zone] = {}
         self._live: dict[tuple[bytes, int], RRset] = {}
-        self._served: dict[bytes, _Served] = {}
+        self._served: dict[bytes, Served] = {}
+        self._merged: dict[bytes, tuple[Zone, Merged]] = {}
         self._journals: dict[bytes, Journal] = {}
         self._told: list[Callable[[Zone], None]] = []
         self._last: dict[bytes, int] = {}
@@ -159,6 +165,24 @@ class Zonefiles(service.Service):
         self._live = dict(live)
         self._serve(may_wait=False)
 
+    def served(self, apex: bytes) -> Served | None:
+        """What is in service as the zone `apex`."""
+        return self._served.get(apex)
+
+    def amended(self, file: Zone, static: Zone) -> None:
+        """The store has amendments of `file`, a zone in service, that make it `static`: serve that.
+
+        Where the file has been replaced meanwhile the amendments are laid over the new one. Never waits.
+        """
+        apex = file.apex
+        if (served := self._served.get(apex)) is None:
+            return
+        if served.file is file:
+            self._merged[apex] = file, Merged(static, ())
+        else:
+            self._merged.pop(apex, None)
+        self._serve(may_wait=False)
+
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._renewal.start(RENEW_SECONDS, now=False)
@@ -180,15 +204,16 @@ class Zonefiles(service.Service):
 
     def _serve(self, *, may_wait: bool) -> None:
         """Make what is in service equal to the files and the live records."""
-        statics = {zone.apex: zone for zone in self._files.values()}
-        live_of = _by_zone(self._live, statics)
-        next_ones: dict[bytes, _Served] = {}
-        for apex, static in statics.items():
+        files = {zone.apex: zone for zone in self._files.values()}
+        live_of = _by_zone(self._live, files)
+        next_ones: dict[bytes, Served] = {}
+        for apex, file in files.items():
+            static = self._with_amendments(file)
             before = self._served.get(apex)
             if before is not None and before.static is static and before.live == live_of[apex]:
                 next_ones[apex] = before
             else:
-                next_ones[apex] = self._laid(static, live_of[apex], may_wait=may_wait)
+                next_ones[apex] = self._laid(file, static, live_of[apex], may_wait=may_wait)
         if may_wait:
             zones = (served.zone for served in next_ones.values())
             fresh = [zone for zone in zones if not self._is_reserved(zone.apex, zone.serial)]
@@ -196,7 +221,14 @@ class Zonefiles(service.Service):
         self._publish(next_ones)
         self._renew()
 
-    def _laid(self, static: Zone, live: Live, *, may_wait: bool) -> _Served:
+    def _with_amendments(self, file: Zone) -> Zone:
+        """The zone of `file` with what UPDATE changed."""
+        before = self._merged.get(file.apex)
+        if before is None or before[0] is not file:
+            before = self._merged[file.apex] = file, merge(file, self._store.amendments(file.apex).values())
+        return before[1].zone
+
+    def _laid(self, file: Zone, static: Zone, live: Live, *, may_wait: bool) -> Served:
         """The next version of a zone; the very one in service when only its number would differ."""
         before = self._served.get(static.apex)
         serial = self._next_serial(static, may_wait=may_wait)
@@ -204,9 +236,9 @@ class Zonefiles(service.Service):
         if before is not None and _same_content(before.zone, zone):
             is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
             zone = zone if is_raised else before.zone
-        return _Served(static, live, zone, conflicts)
+        return Served(file, static, live, zone, conflicts)
 
-    def _publish(self, next_ones: dict[bytes, _Served]) -> None:
+    def _publish(self, next_ones: dict[bytes, Served]) -> None:
         known_conflicts = set(self.conflicts)
         fresh: list[Zone] = []
         for apex in self._served.keys() - next_ones.keys():
@@ -221,8 +253,10 @@ class Zonefiles(service.Service):
                     self.journal(apex).add(difference(before.zone, served.zone))
                 self.responder.replace(served.zone)
                 fresh.append(served.zone)
+            if before is None or served.file is not before.file:
+                self._tell_loaded(served.file)
             if before is None or served.static is not before.static:
-                self._tell_loaded(served.static)
+                self._drop_amendments(apex)
         self._served = next_ones
         for conflict in self.conflicts:
             if conflict not in known_conflicts:
@@ -231,19 +265,33 @@ class Zonefiles(service.Service):
             for told in self._told:
                 told(zone)
 
-    def _tell_loaded(self, static: Zone) -> None:
-        before = self._store.file_serial(static.apex)
-        if before == static.serial:
+    def _drop_amendments(self, apex: bytes) -> None:
+        """Keep no longer what the file has taken over or contradicts."""
+        _, merged = self._merged[apex]
+        for amendment, reason in merged.dropped:
+            if reason:
+                self._log.warn(
+                    "{what} is again as the zone file says, not as UPDATE changed it: {reason}",
+                    what=text_of(*amendment.key),
+                    reason=reason,
+                )
+        if merged.dropped:
+            dropped = {amendment.key: None for amendment, _ in merged.dropped}
+            self._store.amend(apex, dropped).addErrback(_already_told)
+
+    def _tell_loaded(self, file: Zone) -> None:
+        before = self._store.file_serial(file.apex)
+        if before == file.serial:
             return
-        if before is not None and is_newer(before, static.serial):
+        if before is not None and is_newer(before, file.serial):
             self._log.warn(
                 "the serial in the zone file of {apex} went back from {before} to {now}:"
                 " the published one goes on rising",
-                apex=names.to_text(static.apex),
+                apex=names.to_text(file.apex),
                 before=before,
-                now=static.serial,
+                now=file.serial,
             )
-        self._store.loaded(static.apex, static.serial).addErrback(_already_told)
+        self._store.loaded(file.apex, file.serial).addErrback(_already_told)
 
     # Serials: what is published is reserved on disk first, so that a killed process never repeats one.
 
