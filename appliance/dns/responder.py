@@ -31,6 +31,8 @@ from appliance.dns.numbers import (
 )
 from appliance.dns.question import HEADER_OCTETS, Question, QuestionError, read_question, read_zone_section
 from appliance.dns.table import BARE_OPT_OCTETS, Table
+from appliance.dns.transfer import Receivers, TransferAsked, TransferMalformed, read_transfer
+from appliance.dns.tsig import Keys, Signed, Signer, TsigError, check
 from appliance.dns.zone import Zone
 
 
@@ -46,18 +48,23 @@ class Counted(Enum):
 
     COMPOSED = "answers that were not in the table"
     FAULT = "messages on which our own code failed: answered SERVFAIL"
+    BAD_SIGNATURE = "signatures that were not good"
+    TRANSFER_REFUSED = "transfers that were refused"
 
 
 class Responder:
     """Answers messages from a set of zones. Each zone is replaced whole; no answer mixes two versions of one.
 
-    `counters` counts by reason what was dropped, and what Counted names. `last_fault` is the exception of
+    `keys` are those that a signature may be of, `receivers` which of them get transfers. `counters` counts
+    by reason what was dropped, and what Counted names. `last_fault` is the exception of
     the last message on which our own code failed.
     """
 
     def __init__(self, zones: Iterable[Zone] = ()) -> None:
         self._zones = {zone.apex: zone for zone in zones}
         self._table = Table()
+        self.keys: Keys = {}
+        self.receivers: Receivers = {}
         self.counters: Counter[Dropped | Counted] = Counter()
         self.last_fault: Exception | None = None
 
@@ -79,7 +86,9 @@ class Responder:
         del self._zones[apex]
         self._table.clear()
 
-    def respond(self, message: bytes, *, udp: bool, source: str, now: float, wall: float) -> bytes | Dropped:
+    def respond(
+        self, message: bytes, *, udp: bool, source: str, now: float, wall: float
+    ) -> bytes | Dropped | TransferAsked:
         """The answer to `message`, which came from the address `source`. Never raises, whatever the octets.
 
         `now` is monotonic, `wall` the Unix time (which signatures and cookies go by), both in seconds.
@@ -98,7 +107,9 @@ class Responder:
             self.counters[outcome] += 1
         return outcome
 
-    def _miss(self, message: bytes, udp: bool, source: str, now: float, wall: float) -> bytes | Dropped:
+    def _miss(
+        self, message: bytes, udp: bool, source: str, now: float, wall: float
+    ) -> bytes | Dropped | TransferAsked:
         if len(message) < HEADER_OCTETS:
             return Dropped.TOO_SHORT
         if message[2] & 0x80:
@@ -111,7 +122,17 @@ class Responder:
         except QuestionError as error:
             return refuse(message, FORMERR, error.end, error.edns)
         edns = question.edns
-        rcode = self._refusal(question, udp)
+        if _may_be_signed(message, question):
+            checked = check(message, self.keys, int(wall))
+            if isinstance(checked, TsigError):
+                self.counters[Counted.BAD_SIGNATURE] += 1
+                return checked.answer(refuse(message, checked.rcode, question.end, edns), int(wall))
+            if isinstance(checked, Signed):
+                return self._to_signed(message, question, checked, udp, source, int(wall))
+        rcode = self._refusal(question)
+        if rcode is None and question.qtype in (AXFR, IXFR):
+            self.counters[Counted.TRANSFER_REFUSED] += 1
+            rcode = NOTIMP if udp and question.qtype == AXFR else REFUSED
         if rcode is not None:
             return refuse(message, rcode, question.end, edns)
         plain = _without_options(message, question)
@@ -126,14 +147,50 @@ class Responder:
             self._table.keep(plain, udp, question.end, answer, found.apexes)
         return answer
 
-    def _refusal(self, question: Question, udp: bool) -> int | None:
+    def _to_signed(
+        self, message: bytes, question: Question, signed: Signed, udp: bool, source: str, wall: int
+    ) -> bytes | TransferAsked:
+        """The answer to a query with a good signature, itself signed (RFC 8945 5.4). Never from the table: it
+        would have no room left for the signature."""
+        edns = question.edns
+        rcode = self._refusal(question)
+        if rcode is None and question.qtype in (AXFR, IXFR):
+            asked = self._transfer(message, question, signed, udp, source)
+            if isinstance(asked, TransferAsked):
+                return asked
+            self.counters[Counted.TRANSFER_REFUSED] += 1
+            rcode = asked
+        if rcode is None:
+            found = look_up(self._zones, question.name, question.qtype)
+            limit = udp_limit(edns) if udp else MAX_TCP_OCTETS
+            answer = compose(message, question.end, found, edns, limit - signed.key.record_octets)
+            self.counters[Counted.COMPOSED] += 1
+        else:
+            answer = refuse(message, rcode, question.end, edns)
+        return Signer(signed.key, signed.mac).sign(answer, wall)
+
+    def _transfer(
+        self, message: bytes, question: Question, signed: Signed, udp: bool, source: str
+    ) -> TransferAsked | int:
+        """The transfer asked for, or the rcode that refuses it."""
+        if udp and question.qtype == AXFR:
+            return NOTIMP  # RFC 5936 4.2
+        receiver = self.receivers.get(signed.key.name)
+        if receiver is None or not receiver.may_have(question.name, source):
+            return REFUSED
+        if question.name not in self._zones:
+            return NOTAUTH
+        try:
+            return read_transfer(message, question, signed, udp=udp, source=source)
+        except TransferMalformed:
+            return FORMERR
+
+    def _refusal(self, question: Question) -> int | None:
         """The rcode that ends a well-formed query without a look-up."""
         if question.edns is not None and question.edns.version != 0:
             return BADVERS
         if question.qclass != IN:
             return REFUSED  # CHAOS and its version.bind too
-        if question.qtype in (AXFR, IXFR):
-            return NOTIMP if udp else REFUSED
         return None
 
     def _not_a_query(self, message: bytes, opcode: int) -> bytes:
@@ -149,6 +206,11 @@ class Responder:
         if qclass != IN or name not in self._zones:
             return refuse(message, NOTAUTH, end)
         return refuse(message, NOTIMP, end)
+
+
+def _may_be_signed(message: bytes, question: Question) -> bool:
+    """Whether a record follows that is not the OPT."""
+    return message[11] > (question.edns is not None)  # a well-formed question has at most MAX_ADDITIONAL
 
 
 def _without_options(message: bytes, question: Question) -> bytes:
