@@ -102,24 +102,25 @@ class Cookies:
 
     def _judge(self, source: str, cookie: bytes, wall: int) -> Verdict:
         client, server = cookie[:CLIENT_OCTETS], cookie[CLIENT_OCTETS:]
-        age = self._age(source, client, server, wall)
-        if age is None or age > RENEWAL_AGE_SECONDS:
+        is_valid, is_fresh = self._examine(source, client, server, wall)
+        if not is_fresh:
             signed = self._version + (wall & 0xFFFF_FFFF).to_bytes(4, "big")
             server = signed + self._hash(self._secrets[0], client + signed, source)
-        return Verdict(age is not None, _RDLENGTH + _OPTION_HEAD + client + server)
+        return Verdict(is_valid, _RDLENGTH + _OPTION_HEAD + client + server)
 
-    def _age(self, source: str, client: bytes, server: bytes, wall: int) -> int | None:
-        """How many seconds ago we, or a nameserver with our secret, made `server`; None if none did."""
-        if len(server) != _SERVER_OCTETS or server[:4] != self._version:
-            return None
+    def _examine(self, source: str, client: bytes, server: bytes, wall: int) -> tuple[bool, bool]:
+        """Whether we, or a nameserver with our secrets, made `server` for him; and whether he may keep it."""
+        if len(server) != _SERVER_OCTETS or server[0] != self._version[0]:
+            return False, False
         age = (wall - int.from_bytes(server[4:8], "big")) & 0xFFFF_FFFF
         age -= (age & 0x8000_0000) << 1  # RFC 1982: the Unix time has more than 32 bits from 2106 on
         if not -MAX_AHEAD_SECONDS <= age <= MAX_AGE_SECONDS:
-            return None
+            return False, False
         for secret in self._secrets:
+            # The reserved octets are not ours to judge, but they are signed.
             if compare_digest(server[8:], self._hash(secret, client + server[:8], source)):
-                return age
-        return None
+                return True, age <= RENEWAL_AGE_SECONDS and secret is self._secrets[0]
+        return False, False
 
 
 def is_cookie(octets: bytes) -> bool:

@@ -17,6 +17,7 @@ from appliance.dns.question import (
     Edns,
     Question,
     QuestionError,
+    read_options_alone,
     read_question,
     read_zone_section,
 )
@@ -44,11 +45,27 @@ def test_a_plain_question() -> None:
         (opt(4096), Edns(4096, 0, False)),
         (opt(1232, flags=0x8000), Edns(1232, 0, True)),
         (opt(0, version=7), Edns(0, 7, False)),
-        (opt(options=b"\0\x0a\0\x08abcdefgh\0\x03\0\0"), Edns(1232, 0, False)),
+        (opt(options=b"\0\x0a\0\x08abcdefgh\0\x03\0\0"), Edns(1232, 0, False, b"abcdefgh", True)),
+        (opt(options=b"\0\x0a\0\x01a\0\x0a\0\x01b"), Edns(1232, 0, False, b"a")),  # the first one counts
+        (opt(options=b"\0\x0a\0\0"), Edns(1232, 0, False, b"")),
     ],
 )
 def test_edns(octets: bytes, edns: Edns) -> None:
     assert read_question(query("a.test", edns=octets)).edns == edns
+
+
+@pytest.mark.parametrize(
+    ("octets", "edns"),
+    [
+        (bytes(11) + b"\1" + opt(options=b"\0\x0a\0\x02ab"), Edns(1232, 0, False, b"ab")),
+        (bytes(11) + b"\1" + opt() + b"x", None),
+        (bytes(11) + b"\1" + opt()[:-1], None),
+        (bytes(11) + b"\2" + opt() + opt(), None),
+        (query("a.test", edns=opt()), None),
+    ],
+)
+def test_options_alone(octets: bytes, edns: Edns | None) -> None:
+    assert read_options_alone(octets) == edns
 
 
 def test_an_error_knows_how_far_it_understood() -> None:
