@@ -293,8 +293,8 @@ class Store:
     ) -> Deferred[None]:
         """Keep these amendments of `zone`, and no longer those that are None; all of it or nothing.
 
-        `accepted` is the MAC of the message that asked for it, and the Unix time until which it is good; those
-        whose time was over at `wall` are forgotten.
+        `accepted` is the MAC of the message that asked for it, and the Unix time until which it is good
+        (those whose time was over at `wall` are forgotten).
         """
         statements: list[_Statement] = []
         for (name, rtype), one in changes.items():

@@ -33,6 +33,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.dns.responder import Responder
+from appliance.dns.update import UpdateAsked
+from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_tcp
 
 MAX_CONNECTIONS = 100  # NSD's tcp-count; the longest idle one goes when another comes
@@ -59,6 +61,7 @@ class TcpNameserver(service.Service):
         port: int,
         *,
         wall: Callable[[], float] = time.time,
+        update: Update = refused,
     ) -> None:
         self.host = host
         self.port = port
@@ -66,7 +69,7 @@ class TcpNameserver(service.Service):
         self._reactor = reactor
         self._socket: socket.socket | None = None
         self._listening: IListeningPort | None = None
-        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall)
+        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall, update)
 
     @property
     def connections(self) -> int:
@@ -117,11 +120,13 @@ class _Connections(ServerFactory):
         responder: Responder,
         counters: Counter[str],
         wall: Callable[[], float],
+        update: Update,
     ) -> None:
         self.reactor = reactor
         self.responder = responder
         self.counters = counters
         self.wall = wall
+        self.update = update
         # In the order of their last message: the first one has been idle for longest.
         self.open: dict[_DnsConnection, None] = {}
         self._of_source: Counter[object] = Counter()
@@ -188,6 +193,7 @@ class _DnsConnection(Protocol):
         self._received = bytearray()
         self._is_within_message = False
         self._is_unread = False  # the peer leaves our answers lying: the transport is full
+        self._updating = 0  # UPDATEs that are being done
         self._next_turn: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
 
@@ -275,7 +281,8 @@ class _DnsConnection(Protocol):
             self.transport.pauseProducing()
             self._next_turn = self._all.reactor.callLater(0, self._answer)
         elif self._phase is _Phase.ENDED:
-            self.close("ended: by the peer")
+            if not self._updating:
+                self.close("ended: by the peer")
         else:
             self._wait_for_more(answered)
 
@@ -297,11 +304,23 @@ class _DnsConnection(Protocol):
                 if isinstance(answer, bytes):
                     octets += len(answer)
                     answers += (len(answer).to_bytes(2, "big"), answer)
+                elif isinstance(answer, UpdateAsked):
+                    self._updating += 1
+                    self._all.update(answer).addCallback(self._updated)
         finally:
             del received[:at]
             if answers:
                 self.transport.write(b"".join(answers))
         return taken
+
+    def _updated(self, answer: bytes) -> None:
+        """An UPDATE is done. Other messages may have been answered meanwhile (RFC 7766 6.2.1.1)."""
+        self._updating -= 1
+        if self._phase is _Phase.CLOSING:
+            return
+        self.transport.write(len(answer).to_bytes(2, "big") + answer)
+        if self._phase is _Phase.ENDED and not self._updating and not self._has_whole_message():
+            self.close("ended: by the peer")
 
     def _has_whole_message(self) -> bool:
         try:

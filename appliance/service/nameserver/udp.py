@@ -18,6 +18,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.dns.responder import Responder
+from appliance.dns.update import UpdateAsked
+from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_udp
 
 BATCH_DATAGRAMS = 128  # a turn: at 8 us each 1 ms, after which timers and TCP have theirs
@@ -32,7 +34,10 @@ _SO_RCVBUFFORCE = 33  # past net.core.rmem_max, for root (CAP_NET_ADMIN)
 
 
 class UdpNameserver(service.Service):
-    """Answers DNS over UDP on `host`; `port` is the real one once bound. `counters` say what was dropped."""
+    """Answers DNS over UDP on `host`; `port` is the real one once bound. `counters` say what was dropped.
+
+    `update` does what an UPDATE asks for, and gives its answer.
+    """
 
     def __init__(
         self,
@@ -42,6 +47,7 @@ class UdpNameserver(service.Service):
         port: int,
         *,
         wall: Callable[[], float] = time.time,
+        update: Update = refused,
     ) -> None:
         self.host = host
         self.port = port
@@ -50,6 +56,7 @@ class UdpNameserver(service.Service):
         self._clock = IReactorTime(reactor)
         self._responder = responder
         self._wall = wall
+        self._update = update
         self._socket: socket.socket | None = None
         self._datagrams: _Datagrams | None = None
 
@@ -65,7 +72,9 @@ class UdpNameserver(service.Service):
         self.privilegedStartService()
         assert self._socket is not None
         now = self._clock.seconds
-        self._datagrams = _Datagrams(self._socket, self._responder, self.counters, now, self._wall)
+        self._datagrams = _Datagrams(
+            self._socket, self._responder, self.counters, now, self._wall, self._update
+        )
         self._reactor.addReader(self._datagrams)
 
     def stopService(self) -> None:
@@ -91,12 +100,14 @@ class _Datagrams:
         counters: Counter[str],
         now: Callable[[], float],
         wall: Callable[[], float],
+        update: Update = refused,
     ) -> None:
         self._socket = bound
         self._responder = responder
         self._counters = counters
         self._now = now
         self._wall = wall
+        self._update = update
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -134,6 +145,15 @@ class _Datagrams:
                     send(answer, source)
                 except OSError as problem:  # a full buffer, a filter, no route: UDP may lose, we count
                     self._counters[f"send {problem.strerror}"] += 1
+            elif isinstance(answer, UpdateAsked):
+                self._update(answer).addCallback(self._send, source)
+
+    def _send(self, answer: bytes, source: tuple[str, int]) -> None:
+        """The answer to an UPDATE, now that it is done."""
+        try:
+            self._socket.sendto(answer, source)
+        except OSError as problem:  # among them: we have stopped meanwhile, and the socket is closed
+            self._counters[f"send {problem.strerror}"] += 1
 
     def _failed(self, message: bytes) -> None:
         """Count every failure, show the first: a stranger's packet may not fill the log."""

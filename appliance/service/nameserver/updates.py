@@ -37,6 +37,15 @@ MB). More than that are not done, rather than that one could be done twice.
 _WORDS = {NOERROR: "done", SERVFAIL: "failed"}
 
 
+Update = Callable[[UpdateAsked], "Deferred[bytes]"]
+"""Does what an UPDATE asks for; fires with its answer and never fails."""
+
+
+def refused(asked: UpdateAsked) -> Deferred[bytes]:
+    """Where nobody may change anything."""
+    return succeed(asked.answer(REFUSED, asked.signed.signed_at))
+
+
 @dataclass(slots=True)
 class _Outcome:
     """What came of a message: nothing yet as long as `rcode` is None, and then `asking` wait for it."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import dns.rcode
 import dns.tsig
 import dns.update
 import pytest
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
@@ -20,9 +23,13 @@ from appliance.dns.tsig import Key, Signed, check
 from appliance.dns.update import UpdateAsked, read_update
 from appliance.dns.zone import RRset, Zone
 from appliance.service.nameserver import updates as updates_module
+from appliance.service.nameserver.tcp import TcpNameserver
+from appliance.service.nameserver.udp import _Datagrams
 from appliance.service.nameserver.updates import Updates
 from appliance.service.nameserver.zonefiles import Zonefiles
 from appliance.service.store import Store, StoreFailed
+from tests.service.nameserver.demo import framed, unframed
+from tests.service.nameserver.test_tcp import _Transport
 
 APEX = names.from_text("demo.test")
 WWW = names.from_text("www.demo.test")
@@ -330,6 +337,107 @@ def test_a_mistake_of_ours_costs_one_update(
     monkeypatch.undo()
     monkeypatch.setattr("time.time", lambda: 1_800_000_000.0)
     assert site.update(NEW) == "NOERROR"
+
+
+class Answering:
+    """A responder to which every message is the same UPDATE."""
+
+    def __init__(self, asked: UpdateAsked) -> None:
+        self._asked = asked
+
+    def respond(self, message: bytes, **_: object) -> object:
+        return self._asked if message[2] >> 3 else b"answer"
+
+
+UPDATE, QUERY = b"\x00\x01\x28", b"\x00\x01\x00"
+
+
+class Socket:
+    """A kernel with one datagram."""
+
+    def __init__(self) -> None:
+        self.waiting = [UPDATE]
+        self.sent: list[tuple[bytes, object]] = []
+
+    def recvfrom(self, octets: int) -> tuple[bytes, tuple[str, int]]:
+        if not self.waiting:
+            raise BlockingIOError
+        return self.waiting.pop(), ("192.0.2.1", 4000)
+
+    def sendto(self, answer: bytes, where: object) -> None:
+        self.sent.append((answer, where))
+
+
+def test_over_udp_the_answer_goes_to_who_asked_when_it_is_there(site: Site) -> None:
+    done: Deferred[bytes] = Deferred()
+    responder: Any = Answering(site.asked(NEW))
+    fake: Any = Socket()
+    counters: Counter[str] = Counter()
+    _Datagrams(fake, responder, counters, lambda: 0.0, lambda: 0.0, lambda _: done).doRead()
+    assert fake.sent == []
+    done.callback(b"done")
+    assert fake.sent == [(b"done", ("192.0.2.1", 4000))]
+    closed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    closed.close()
+    late = _Datagrams(closed, responder, counters, lambda: 0.0, lambda: 0.0)
+    late._send(b"done", ("127.0.0.1", 4000))
+    assert counters == {"send Bad file descriptor": 1}
+
+
+class Connected:
+    """A connection over TCP to somebody whose updates are done when the test says so."""
+
+    def __init__(self, site: Site) -> None:
+        self.doing: list[Deferred[bytes]] = []
+        responder: Any = Answering(site.asked(NEW))
+        self.nameserver = TcpNameserver(site.clock, responder, "127.0.0.1", 0, update=self.update)
+        factory: Any = self.nameserver._factory
+        self.protocol: Any = factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 4000))
+        self.transport = _Transport(self.protocol)
+        self.protocol.makeConnection(self.transport)
+
+    def update(self, asked: UpdateAsked) -> Deferred[bytes]:
+        self.doing.append(Deferred())
+        return self.doing[-1]
+
+    def answers(self) -> list[bytes]:
+        return unframed(self.transport.value())  # type: ignore[no-untyped-call]
+
+
+def test_over_tcp_other_answers_do_not_wait(site: Site) -> None:
+    peer = Connected(site)
+    peer.protocol.dataReceived(framed(UPDATE, QUERY, UPDATE, QUERY))
+    assert peer.answers() == [b"answer"] * 2
+    peer.doing[1].callback(b"second")
+    peer.doing[0].callback(b"first")
+    assert peer.answers() == [b"answer"] * 2 + [b"second", b"first"]
+    peer.protocol.readConnectionLost()
+    assert peer.nameserver.connections == 0
+
+
+def test_over_tcp_a_half_close_waits_for_the_answers(site: Site) -> None:
+    peer = Connected(site)
+    peer.protocol.dataReceived(framed(UPDATE, UPDATE))
+    peer.protocol.readConnectionLost()
+    assert peer.nameserver.connections == 1
+    peer.doing[0].callback(b"first")
+    assert peer.nameserver.connections == 1
+    peer.doing[1].callback(b"second")
+    assert peer.answers() == [b"first", b"second"]
+    assert peer.nameserver.connections == 0
+
+
+def test_over_tcp_a_peer_that_is_gone_gets_nothing(site: Site) -> None:
+    peer = Connected(site)
+    peer.protocol.dataReceived(framed(UPDATE))
+    peer.protocol.connectionLost(None)
+    peer.doing[0].callback(b"first")
+    assert peer.answers() == []
+    assert peer.nameserver.connections == 0
+
+
+def test_without_keys_everything_is_refused(site: Site) -> None:
+    assert answer(updates_module.refused(site.asked(NEW))) == "REFUSED"
 
 
 def test_amendments_are_bounded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
