@@ -46,7 +46,7 @@ def zone_text(names: int) -> str:
     for number in range(names):
         address = f"{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
         lines.append(f"n{number} A 10.{address}")
-        lines.append(f"n{number} AAAA 2001:db8::{number:x}")
+        lines.append(f"n{number} AAAA 2001:db8::{number >> 16:x}:{number & 0xFFFF:x}")
         lines.append(f'n{number} TXT "r=superprotocol;ip=10.{address}"')
         if number % 5 == 0:
             lines.append(f"n{number} HTTPS 1 . alpn=h2")

@@ -98,21 +98,16 @@ def amend(
 
 def amended(zone: Zone, changes: Rrsets) -> Zone:
     """`zone` with `changes`; its serial is that of its SOA."""
-    rrsets = dict(zone.rrsets)
-    is_extended = True  # with the same cuts and DNAMEs, and no name gone
+    nodes: dict[bytes, dict[int, RRset]] = {}
     for (name, rtype), rrset in changes.items():
-        node = dict(rrsets.get(name, {}))
+        node = nodes.get(name)
+        if node is None:
+            node = nodes[name] = dict(zone.node(name))
         if rrset is not None:
             node[rtype] = rrset
         else:
             node.pop(rtype, None)
-        if node:
-            rrsets[name] = node
-        else:
-            rrsets.pop(name, None)
-        is_extended = is_extended and bool(node) and rtype not in (NS, DNAME)
-    serial = soa_serial(rrsets[zone.apex][SOA])
-    return Zone(zone.apex, serial, rrsets, zone if is_extended else None)
+    return zone.changed(nodes)[0]
 
 
 def faults_among(zone: Zone, changes: Iterable[tuple[bytes, int]]) -> Iterator[tuple[frozenset[bytes], str]]:
@@ -136,7 +131,7 @@ def faults_among(zone: Zone, changes: Iterable[tuple[bytes, int]]) -> Iterator[t
 
 
 def _faults_below_dnames(zone: Zone, touched: frozenset[bytes]) -> Iterator[tuple[frozenset[bytes], str]]:
-    is_new = bool(touched & zone.dnames)
+    is_new = not touched.isdisjoint(zone.dnames)
     for name in zone.rrsets if is_new else touched & zone.rrsets.keys():
         above = name
         while above != zone.apex:

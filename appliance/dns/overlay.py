@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 
 from appliance.dns import names
-from appliance.dns.numbers import AAAA, CNAME, NS, SOA, TXT, A
+from appliance.dns.numbers import AAAA, CNAME, SOA, TXT, A
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
 
 # A resolver that heard "no such name" must ask again soon, or a name that has just come to life stays
@@ -96,10 +96,10 @@ def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ..
     if accepted:
         minimum = min(minimum, NEGATIVE_TTL_SECONDS)
     apex[SOA] = soa_with(static.soa, serial=serial, minimum=minimum)
-    zone = Zone(static.apex, serial, {**static.rrsets, **nodes}, static)
+    zone, _ = static.changed(nodes)
     filled = _filled(zone, accepted)
     if filled:
-        zone = Zone(static.apex, serial, {**zone.rrsets, **filled}, zone)
+        zone, _ = zone.changed(filled)
     return zone, conflicts
 
 
@@ -108,8 +108,7 @@ class _Settled:
 
     def __init__(self, static: Zone) -> None:
         self._static = static
-        sets = [static.rrsets[owner].get(NS) for owner in (static.apex, *static.cuts)]
-        self._nameservers = frozenset(rdata.lower() for rrset in sets if rrset for rdata in rrset.rdatas)
+        self._nameservers = static.shape.nameservers
 
     def sort(self, live: Live) -> tuple[dict[tuple[bytes, int], RRset], tuple[Conflict, ...]]:
         """What of `live` is published, and what conflicts."""

@@ -1,17 +1,19 @@
-"""One version of a zone: immutable, looked at by name and type, replaced whole by the next version.
+"""One version of a zone: immutable, looked at by name and type; the next version shares what did not change.
 
-Hidden here: what is known about a zone beyond its records, worked out once when it is built: which names
-exist without having records (empty non-terminals), where it is cut, and which SOA goes into a negative
-answer.
+Hidden here: what is known about a zone beyond its records: which names exist without having records (empty
+non-terminals), where it is cut, and which SOA goes into a negative answer; and how a change of some names
+keeps that right without a look at the others.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import InitVar, dataclass, field
+from dataclasses import dataclass, field
 from typing import Final
 
+from appliance.dns.layered import with_changes
 from appliance.dns.numbers import DNAME, NS, SOA
+from appliance.dns.touched import soa_of, standing
 
 _NO_RRSETS: Final[Mapping[int, RRset]] = {}
 
@@ -26,66 +28,201 @@ class RRset:
     rdatas: tuple[bytes, ...]
 
 
+Node = Mapping[int, RRset]
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What follows from the records of a zone.
+
+    `children`: how many names exist directly below each name that has any; `nameservers`: in how many NS
+    rrsets each name is (lower-cased); `cuts` and `dnames`: where child zones are delegated, and where DNAMEs
+    are (mappings to True).
+    """
+
+    children: Mapping[bytes, int]
+    nameservers: Mapping[bytes, int]
+    cuts: Mapping[bytes, bool]
+    dnames: Mapping[bytes, bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Zone:
     """A version of the zone `apex`; `rrsets` is by name, then by type, and must hold an SOA at the apex.
 
-    `serial` must be the SOA's. `base`, when given, is a zone whose names all have records here as well,
-    with the same cuts and DNAMEs: then only new names are examined, and a change of live records is cheap
-    in a large zone.
+    `serial` must be the SOA's; `shape` is worked out when it is not known.
     """
 
     apex: bytes
     serial: int
-    rrsets: Mapping[bytes, Mapping[int, RRset]]
-    base: InitVar[Zone | None] = None
-    # Empty non-terminals (RFC 4592 2.2.2); where child zones are delegated; where DNAMEs are.
-    empty: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    cuts: frozenset[bytes] = field(init=False, repr=False, compare=False)
-    dnames: frozenset[bytes] = field(init=False, repr=False, compare=False)
+    rrsets: Mapping[bytes, Node]
+    shape: Shape = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
     # As it stands, and as it goes into a negative answer (RFC 2308 3: its TTL is min(TTL, MINIMUM)).
     soa: RRset = field(init=False, repr=False, compare=False)
     negative_soa: RRset = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self, base: Zone | None) -> None:
+    def __post_init__(self) -> None:
         soa = self.rrsets.get(self.apex, _NO_RRSETS).get(SOA)
         if soa is None:
             raise ValueError("a zone needs an SOA at its apex")
-        if base is None:
-            cuts = frozenset(name for name, node in self.rrsets.items() if NS in node and name != self.apex)
-            dnames = frozenset(name for name, node in self.rrsets.items() if DNAME in node)
-            empty = self._empty_above(self.rrsets)
-        else:
-            cuts, dnames = base.cuts, base.dnames
-            fresh = [name for name in self.rrsets if name not in base.rrsets]
-            empty = base.empty.difference(fresh) | self._empty_above(fresh)
-        negative_ttl = min(soa.ttl, soa_minimum(soa))
-        for name, value in (
-            ("empty", empty),
-            ("cuts", cuts),
-            ("dnames", dnames),
-            ("soa", soa),
-            ("negative_soa", RRset(self.apex, SOA, negative_ttl, soa.rdatas)),
-        ):
-            object.__setattr__(self, name, value)
-
-    def _empty_above(self, below: Iterable[bytes]) -> frozenset[bytes]:
-        found: set[bytes] = set()
-        for name in below:
-            while len(name) > len(self.apex):
-                name = name[1 + name[0] :]
-                if name in self.rrsets or name in found:
-                    break  # what is above it was or will be found from there
-                found.add(name)
-        return frozenset(found)
+        negative = RRset(self.apex, SOA, min(soa.ttl, soa_minimum(soa)), soa.rdatas)
+        object.__setattr__(self, "soa", soa)
+        object.__setattr__(self, "negative_soa", negative)
+        if self.shape is None:
+            object.__setattr__(self, "shape", shape_of(self.apex, self.rrsets))
 
     def exists(self, name: bytes) -> bool:
         """Whether `name` is a node of this zone: it has records, or something below it has."""
-        return name in self.rrsets or name in self.empty
+        return name in self.rrsets or name in self.shape.children
 
-    def node(self, name: bytes) -> Mapping[int, RRset]:
+    def node(self, name: bytes) -> Node:
         """The rrsets at exactly `name`, by type; empty when there is none."""
         return self.rrsets.get(name, _NO_RRSETS)
+
+    @property
+    def cuts(self) -> Mapping[bytes, bool]:
+        """Where child zones are delegated."""
+        return self.shape.cuts
+
+    @property
+    def dnames(self) -> Mapping[bytes, bool]:
+        """Where DNAMEs are."""
+        return self.shape.dnames
+
+    @property
+    def empty(self) -> frozenset[bytes]:
+        """All empty non-terminals (RFC 4592 2.2.2). Walks the whole zone: of one name, ask `exists`."""
+        return frozenset(name for name in self.shape.children if name not in self.rrsets)
+
+    def changed(self, nodes: Mapping[bytes, Node]) -> tuple[Zone, frozenset[bytes]]:
+        """The version in which each name of `nodes` has these rrsets, or none; and what that touched.
+
+        The SOA of the new version must be in `nodes`; what it touches if only its serial is another is
+        nothing. Costs what is changed, not what the zone holds.
+        """
+        change = _Change(self)
+        for name, node in nodes.items():
+            change.put(name, node)
+        return change.version(), frozenset(change.touched)
+
+
+class _Change:
+    """Puts nodes in the place of others, one at a time."""
+
+    def __init__(self, zone: Zone) -> None:
+        self._zone = zone
+        self._nodes: dict[bytes, Node | None] = {}
+        self._children: dict[bytes, int | None] = {}
+        self._nameservers: dict[bytes, int | None] = {}
+        self._cuts: dict[bytes, bool | None] = {}
+        self._dnames: dict[bytes, bool | None] = {}
+        self.touched: set[bytes] = set()
+
+    def version(self) -> Zone:
+        zone, shape = self._zone, self._zone.shape
+        rrsets = with_changes(zone.rrsets, self._nodes)
+        soa = rrsets.get(zone.apex, _NO_RRSETS).get(SOA)
+        return Zone(
+            zone.apex,
+            soa_serial(soa) if soa else 0,
+            rrsets,
+            Shape(
+                with_changes(shape.children, self._children),
+                with_changes(shape.nameservers, self._nameservers),
+                with_changes(shape.cuts, self._cuts),
+                with_changes(shape.dnames, self._dnames),
+            ),
+        )
+
+    def put(self, name: bytes, node: Node) -> None:
+        """Let `node` be what is at `name`; an empty one: nothing."""
+        before = self._node(name)
+        if before == node:
+            return
+        self._nodes[name] = node or None
+        if before.get(NS) != node.get(NS):
+            self._count_nameservers(before.get(NS), -1)
+            self._count_nameservers(node.get(NS), 1)
+        if name == self._zone.apex:
+            self._touch_apex(before, node)
+        else:
+            self.touched.add(name)
+            for rtype, marked in ((NS, self._cuts), (DNAME, self._dnames)):
+                if (rtype in before) is not (rtype in node):
+                    marked[name] = True if rtype in node else None
+                    self.touched.add(standing(name))
+            if bool(before) is not bool(node) and not self._count(name):
+                self._stands(name, 1 if node else -1)
+
+    def _touch_apex(self, before: Node, node: Node) -> None:
+        if (DNAME in before) is not (DNAME in node):
+            self._dnames[self._zone.apex] = True if DNAME in node else None
+            self.touched.add(standing(self._zone.apex))
+        old, new = before.get(SOA), node.get(SOA)
+        if old is None or new is None or not _is_same_but_serial(old, new):
+            self.touched.add(soa_of(self._zone.apex))
+        if {**before, SOA: None} != {**node, SOA: None}:
+            self.touched.add(self._zone.apex)
+
+    def _stands(self, name: bytes, step: int) -> None:
+        """`name` begins (1) or ceases (-1) to exist, and the empty non-terminals above it with it."""
+        self.touched.update((name, standing(name)))
+        while name != self._zone.apex:
+            name = name[1 + name[0] :]
+            there = self._count(name)
+            self._children[name] = (there + step) or None
+            if self._node(name) or there + min(step, 0):
+                return  # it exists with and without this child
+            self.touched.update((name, standing(name)))
+
+    def _node(self, name: bytes) -> Node:
+        if name in self._nodes:
+            return self._nodes[name] or _NO_RRSETS
+        return self._zone.node(name)
+
+    def _count(self, name: bytes) -> int:
+        if name in self._children:
+            return self._children[name] or 0
+        return self._zone.shape.children.get(name, 0)
+
+    def _count_nameservers(self, rrset: RRset | None, step: int) -> None:
+        for rdata in rrset.rdatas if rrset is not None else ():
+            target = rdata.lower()
+            there = self._nameservers.get(target)
+            if target not in self._nameservers:
+                there = self._zone.shape.nameservers.get(target)
+            self._nameservers[target] = ((there or 0) + step) or None
+
+
+def shape_of(apex: bytes, rrsets: Mapping[bytes, Node]) -> Shape:
+    """The shape of the zone `apex` of these records, from a look at all of them."""
+    children: dict[bytes, int] = {}
+    for name in rrsets:
+        while len(name) > len(apex):
+            name = name[1 + name[0] :]
+            there = children.get(name, 0)
+            children[name] = there + 1
+            if there or name in rrsets:
+                break  # it is itself counted among the children of the name above it
+    nameservers: dict[bytes, int] = {}
+    cuts: dict[bytes, bool] = {}
+    dnames: dict[bytes, bool] = {}
+    for name, node in rrsets.items():
+        if NS in node:
+            if name != apex:
+                cuts[name] = True
+            for rdata in node[NS].rdatas:
+                target = rdata.lower()
+                nameservers[target] = nameservers.get(target, 0) + 1
+        if DNAME in node:
+            dnames[name] = True
+    return Shape(children, nameservers, cuts, dnames)
+
+
+def _is_same_but_serial(one: RRset, other: RRset) -> bool:
+    return one.ttl == other.ttl and soa_with(one, serial=0, minimum=soa_minimum(one)) == soa_with(
+        other, serial=0, minimum=soa_minimum(other)
+    )
 
 
 def soa_serial(soa: RRset) -> int:

@@ -241,7 +241,7 @@ def test_any_overlay_is_a_sound_zone(written: list[str], sets: list[tuple[str, i
     laid, conflicts = lay(static, put, 99)
     assert not conflicts
     again = Zone(laid.apex, 99, laid.rrsets)
-    assert (laid.empty, laid.cuts, laid.dnames) == (again.empty, again.cuts, again.dnames)
+    assert all(getattr(laid.shape, part) == getattr(again.shape, part) for part in laid.shape.__slots__)
     for (name, rtype), rrset in put.items():
         assert set(rrset.rdatas) <= set(laid.node(name)[rtype].rdatas)
     for owner, node in static.rrsets.items():

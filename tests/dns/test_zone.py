@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.dns.names import from_text
-from appliance.dns.numbers import NS, SOA, TXT, A
-from appliance.dns.zone import RRset, Zone, soa_minimum, soa_serial, soa_with, zone_of
-from tests.dns.asking import zone
+from appliance.dns.numbers import NS, SOA, A
+from appliance.dns.touched import soa_of, standing
+from appliance.dns.zone import Zone, soa_minimum, soa_serial, soa_with, zone_of
+from tests.dns.asking import valid_zone, zone, zone_lines
 
 ZONE = zone(
     "a.b.c A 192.0.2.1\n*.x.d A 192.0.2.1\nsub NS ns.sub\n"
@@ -17,8 +22,8 @@ ZONE = zone(
 
 def test_empty_non_terminals_cuts_and_dnames() -> None:
     assert ZONE.empty == {from_text(f"{name}.example.test") for name in ("b.c", "c", "x.d", "d")}
-    assert ZONE.cuts == {from_text("sub.example.test")}
-    assert ZONE.dnames == {from_text("old.example.test")}
+    assert set(ZONE.cuts) == {from_text("sub.example.test")}
+    assert set(ZONE.dnames) == {from_text("old.example.test")}
     assert ZONE.exists(from_text("c.example.test"))
     assert not ZONE.exists(from_text("e.example.test"))
     assert ZONE.node(from_text("c.example.test")) == {}
@@ -36,17 +41,36 @@ def test_an_soa_with_another_serial_and_minimum() -> None:
     assert soa_with(changed, serial=7, minimum=60) == ZONE.soa
 
 
-def test_a_zone_over_another_knows_what_a_new_one_knows() -> None:
-    name = from_text("n.b.c.example.test")
-    deep = from_text("p.q.example.test")
-    top = from_text("c.example.test")
-    rrsets = {
-        **ZONE.rrsets,
-        **{at: {TXT: RRset(at, TXT, 1, (b"\x01t",))} for at in (name, deep, top)},
-    }
-    over, new = Zone(ZONE.apex, 7, rrsets, ZONE), Zone(ZONE.apex, 7, rrsets)
-    assert over == new
-    assert (over.empty, over.cuts, over.dnames) == (new.empty, new.cuts, new.dnames)
+@settings(max_examples=150, deadline=None)
+@given(st.randoms(use_true_random=False))
+def test_a_changed_zone_knows_what_a_new_one_knows(choose: random.Random) -> None:
+    """And says what it touched: every name that is another, and every name that begins or ceases to stand."""
+    version, _ = valid_zone(zone_lines(choose), "example.test")
+    for _ in range(4):
+        other, _ = valid_zone(zone_lines(choose), "example.test")
+        pool = sorted(set(version.rrsets) | set(other.rrsets))
+        nodes = {name: other.node(name) for name in choose.sample(pool, choose.randint(0, len(pool)))}
+        before, (version, touched) = version, version.changed(nodes)
+        new = Zone(version.apex, version.serial, dict(version.rrsets))
+        assert version == new
+        assert len(version.rrsets) == len(new.rrsets)
+        for part in ("children", "nameservers", "cuts", "dnames"):
+            assert dict(getattr(version.shape, part)) == dict(getattr(new.shape, part)), part
+        for name in {*before.rrsets, *version.rrsets, *before.empty, *version.empty}:
+            if before.node(name) != version.node(name):
+                assert name in touched
+            if before.exists(name) is not version.exists(name):
+                assert {name, standing(name)} <= touched
+            if (name in before.cuts, name in before.dnames) != (name in version.cuts, name in version.dnames):
+                assert standing(name) in touched
+
+
+def test_another_serial_touches_nothing() -> None:
+    apex = dict(ZONE.node(ZONE.apex))
+    later, touched = ZONE.changed({ZONE.apex: {**apex, SOA: soa_with(ZONE.soa, serial=8, minimum=60)}})
+    assert (later.serial, touched) == (8, frozenset())
+    _, touched = ZONE.changed({ZONE.apex: {**apex, SOA: soa_with(ZONE.soa, serial=8, minimum=61)}})
+    assert touched == {soa_of(ZONE.apex)}
 
 
 def test_a_zone_of_rrsets() -> None:

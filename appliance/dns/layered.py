@@ -1,0 +1,75 @@
+"""A large mapping with a few changes over it: a new version costs what was changed, whatever it is of.
+
+Hidden here: how versions share what they have in common, and when the layers become one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, overload
+
+K = TypeVar("K")
+V = TypeVar("V")
+D = TypeVar("D")
+
+_ABSENT: Any = object()
+
+
+class Layered(Mapping[K, V]):
+    """`under`, with what `over` says of a key in its place; None says that the key is gone. Immutable."""
+
+    __slots__ = ("_count", "over", "under")
+
+    def __init__(self, under: Mapping[K, V], over: dict[K, V | None], count: int) -> None:
+        self.under = under
+        self.over = over
+        self._count = count
+
+    def __getitem__(self, key: K) -> V:
+        found = self.get(key, _ABSENT)
+        if found is _ABSENT:
+            raise KeyError(key)
+        return found
+
+    @overload
+    def get(self, key: K, /) -> V | None: ...
+    @overload
+    def get(self, key: K, /, default: D) -> V | D: ...
+    def get(self, key: K, /, default: Any = None) -> Any:
+        found = self.over.get(key, _ABSENT)
+        if found is _ABSENT:
+            return self.under.get(key, default)
+        return default if found is None else found
+
+    def __contains__(self, key: object) -> bool:
+        found = self.over.get(key, _ABSENT)  # type: ignore[arg-type]
+        return key in self.under if found is _ABSENT else found is not None
+
+    def __iter__(self) -> Iterator[K]:
+        over = self.over
+        yield from (key for key in self.under if key not in over)
+        yield from (key for key, value in over.items() if value is not None)
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def with_changes(mapping: Mapping[K, V], changes: Mapping[K, V | None]) -> Mapping[K, V]:
+    """`mapping` with `changes`: a new value for a key, or None where it is gone.
+
+    Costs as much as all that is layered over the lowest mapping, which is never more than that mapping itself
+    where that is a dict: then both become one.
+    """
+    if not changes:
+        return mapping
+    count = len(mapping)
+    for key, value in changes.items():
+        count += (value is not None) - (key in mapping)
+    if isinstance(mapping, Layered):
+        under: Mapping[K, V] = mapping.under
+        over: dict[K, V | None] = {**mapping.over, **changes}
+    else:
+        under, over = mapping, dict(changes)
+    if isinstance(under, dict) and len(over) > len(under):
+        return {key: value for key, value in {**under, **over}.items() if value is not None}
+    return Layered(under, over, count)
