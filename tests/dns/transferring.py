@@ -50,7 +50,7 @@ class Asker:
     @property
     def records(self) -> Records:
         return {
-            (name.to_wire().lower(), int(rdata.rdtype), ttl, (rdata.to_wire() or b"").lower())
+            ((name.to_wire() or b"").lower(), int(rdata.rdtype), ttl, (rdata.to_wire() or b"").lower())
             for name, ttl, rdata in self.zone.iterate_rdatas()
         }
 

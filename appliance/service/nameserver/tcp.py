@@ -1,7 +1,7 @@
 """DNS over TCP (RFC 7766): messages with a length before them, as many on a connection as the peer likes.
 
 Hides who is let in, how long a connection may idle or dawdle, and that nothing is read from a peer while
-he does not read from us.
+he does not read from us, or while a transfer goes to him.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.dns.responder import Responder
+from appliance.dns.transfer import TransferAsked
 from appliance.dns.update import UpdateAsked
+from appliance.service.nameserver.transfers import Outgoing, Transfers
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_tcp
 
@@ -41,6 +43,7 @@ MAX_CONNECTIONS = 100  # NSD's tcp-count; the longest idle one goes when another
 MAX_CONNECTIONS_PER_SOURCE = 10  # an IPv4 address or an IPv6 /64: no one source has them all
 IDLE_SECONDS = 10.0  # without a message, or without reading our answers; Knot's tcp-idle-timeout
 MESSAGE_SECONDS = 2.0  # from the first octet of a message to its last; stalled ones are an attack
+TRANSFER_WAIT_SECONDS = 60.0  # for a place among the transfers, ten of which are made at once
 STOP_SECONDS = 1.0  # for answers under way when the service stops
 MAX_MESSAGE_OCTETS = 16 * 1024  # a query has under 300, a large UPDATE some thousand
 TURN_MESSAGES = 100  # answered in one turn of the reactor (3 ms); the rest waits for the next
@@ -62,14 +65,16 @@ class TcpNameserver(service.Service):
         *,
         wall: Callable[[], float] = time.time,
         update: Update = refused,
+        transfers: Transfers | None = None,
     ) -> None:
+        """Without `transfers` there must be no keys that they could be asked for with."""
         self.host = host
         self.port = port
         self.counters: Counter[str] = Counter()
         self._reactor = reactor
         self._socket: socket.socket | None = None
         self._listening: IListeningPort | None = None
-        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall, update)
+        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall, update, transfers)
 
     @property
     def connections(self) -> int:
@@ -121,12 +126,14 @@ class _Connections(ServerFactory):
         counters: Counter[str],
         wall: Callable[[], float],
         update: Update,
+        transfers: Transfers | None,
     ) -> None:
         self.reactor = reactor
         self.responder = responder
         self.counters = counters
         self.wall = wall
         self.update = update
+        self.transfers = transfers
         # In the order of their last message: the first one has been idle for longest.
         self.open: dict[_DnsConnection, None] = {}
         self._of_source: Counter[object] = Counter()
@@ -194,6 +201,7 @@ class _DnsConnection(Protocol):
         self._is_within_message = False
         self._is_unread = False  # the peer leaves our answers lying: the transport is full
         self._updating = 0  # UPDATEs that are being done
+        self._outgoing: Outgoing | None = None  # the transfer to this peer: what he asks meanwhile waits
         self._next_turn: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
 
@@ -223,11 +231,15 @@ class _DnsConnection(Protocol):
             self._is_within_message = False  # we do not read, so he is not slow
             self.transport.pauseProducing()
             self._expect_within(IDLE_SECONDS)
+            if self._outgoing is not None:
+                self._outgoing.pause()
 
     def resumeProducing(self) -> None:
         self._is_unread = False
         if self._phase is not _Phase.CLOSING:
             self._expect_within(IDLE_SECONDS)
+            if self._outgoing is not None:
+                self._outgoing.resume()
             self._answer()
 
     def stopProducing(self) -> None:
@@ -240,6 +252,7 @@ class _DnsConnection(Protocol):
             self._all.counters[why] += 1
             self._phase = _Phase.CLOSING
             self._stop_turns()
+            self._end_transfer()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
 
@@ -248,22 +261,53 @@ class _DnsConnection(Protocol):
         self._all.counters[why] += 1
         self._phase = _Phase.CLOSING
         self._stop_turns()
+        self._end_transfer()
         self._all.gone(self)
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._phase = _Phase.CLOSING
         self._stop_turns()
+        self._end_transfer()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
         self._received.clear()
         self._all.gone(self)
 
+    # A transfer to this peer (transfers.Sending)
+
+    def send(self, message: bytes) -> None:
+        self._expect_within(IDLE_SECONDS)
+        self._all.active(self)
+        self.transport.write(len(message).to_bytes(2, "big") + message)
+
+    def sent_all(self) -> None:
+        self._outgoing = None
+        self._answer()
+
+    def cut(self) -> None:
+        self._outgoing = None
+        self.abort("aborted: a transfer failed")
+
+    def _begin_transfer(self, asked: TransferAsked) -> None:
+        assert self._all.transfers is not None
+        self.transport.pauseProducing()
+        self._is_within_message = False
+        self._expect_within(TRANSFER_WAIT_SECONDS)
+        self._outgoing = self._all.transfers.begin(asked, self)
+        if self._is_unread:
+            self._outgoing.pause()
+
+    def _end_transfer(self) -> None:
+        outgoing, self._outgoing = self._outgoing, None
+        if outgoing is not None:
+            outgoing.cancel()
+
     def _answer(self) -> None:
         """Answer the messages that are whole, as many as one turn and the transport take."""
         self._stop_turns()
-        if self._is_unread:
+        if self._is_unread or self._outgoing is not None:
             return
         try:
             answered = self._answer_some()
@@ -275,7 +319,7 @@ class _DnsConnection(Protocol):
             return
         if answered:
             self._all.active(self)
-        if self._is_unread:
+        if self._is_unread or self._outgoing is not None:
             return
         if self._has_whole_message():
             self.transport.pauseProducing()
@@ -292,9 +336,10 @@ class _DnsConnection(Protocol):
         host, now, wall = self._host, self._all.reactor.seconds(), self._all.wall()
         received = self._received
         answers: list[bytes] = []
+        transfer: TransferAsked | None = None
         at = taken = octets = 0
         try:
-            while taken < TURN_MESSAGES and octets < TURN_OCTETS:
+            while taken < TURN_MESSAGES and octets < TURN_OCTETS and transfer is None:
                 end = _end_of_message(received, at)
                 if end is None:
                     break
@@ -307,10 +352,14 @@ class _DnsConnection(Protocol):
                 elif isinstance(answer, UpdateAsked):
                     self._updating += 1
                     self._all.update(answer).addCallback(self._updated)
+                elif isinstance(answer, TransferAsked):
+                    transfer = answer
         finally:
             del received[:at]
             if answers:
                 self.transport.write(b"".join(answers))
+        if transfer is not None:
+            self._begin_transfer(transfer)
         return taken
 
     def _updated(self, answer: bytes) -> None:
@@ -319,7 +368,8 @@ class _DnsConnection(Protocol):
         if self._phase is _Phase.CLOSING:
             return
         self.transport.write(len(answer).to_bytes(2, "big") + answer)
-        if self._phase is _Phase.ENDED and not self._updating and not self._has_whole_message():
+        is_idle = not self._updating and self._outgoing is None and not self._has_whole_message()
+        if self._phase is _Phase.ENDED and is_idle:
             self.close("ended: by the peer")
 
     def _has_whole_message(self) -> bool:

@@ -18,7 +18,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.dns.responder import Responder
+from appliance.dns.transfer import TransferAsked
 from appliance.dns.update import UpdateAsked
+from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_udp
 
@@ -36,7 +38,8 @@ _SO_RCVBUFFORCE = 33  # past net.core.rmem_max, for root (CAP_NET_ADMIN)
 class UdpNameserver(service.Service):
     """Answers DNS over UDP on `host`; `port` is the real one once bound. `counters` say what was dropped.
 
-    `update` does what an UPDATE asks for, and gives its answer.
+    `update` does what an UPDATE asks for, and gives its answer. Without `transfers` there must be no keys
+    that they could be asked for with.
     """
 
     def __init__(
@@ -48,6 +51,7 @@ class UdpNameserver(service.Service):
         *,
         wall: Callable[[], float] = time.time,
         update: Update = refused,
+        transfers: Transfers | None = None,
     ) -> None:
         self.host = host
         self.port = port
@@ -57,6 +61,7 @@ class UdpNameserver(service.Service):
         self._responder = responder
         self._wall = wall
         self._update = update
+        self._transfers = transfers
         self._socket: socket.socket | None = None
         self._datagrams: _Datagrams | None = None
 
@@ -73,7 +78,7 @@ class UdpNameserver(service.Service):
         assert self._socket is not None
         now = self._clock.seconds
         self._datagrams = _Datagrams(
-            self._socket, self._responder, self.counters, now, self._wall, self._update
+            self._socket, self._responder, self.counters, now, self._wall, self._update, self._transfers
         )
         self._reactor.addReader(self._datagrams)
 
@@ -101,6 +106,7 @@ class _Datagrams:
         now: Callable[[], float],
         wall: Callable[[], float],
         update: Update = refused,
+        transfers: Transfers | None = None,
     ) -> None:
         self._socket = bound
         self._responder = responder
@@ -108,6 +114,7 @@ class _Datagrams:
         self._now = now
         self._wall = wall
         self._update = update
+        self._transfers = transfers
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -147,9 +154,11 @@ class _Datagrams:
                     self._counters[f"send {problem.strerror}"] += 1
             elif isinstance(answer, UpdateAsked):
                 self._update(answer).addCallback(self._send, source)
+            elif isinstance(answer, TransferAsked) and self._transfers is not None:
+                self._send(self._transfers.datagram(answer), source)
 
     def _send(self, answer: bytes, source: tuple[str, int]) -> None:
-        """The answer to an UPDATE, now that it is done."""
+        """The answer to an UPDATE, now that it is done, or to an IXFR."""
         try:
             self._socket.sendto(answer, source)
         except OSError as problem:  # among them: we have stopped meanwhile, and the socket is closed
