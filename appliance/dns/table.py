@@ -1,6 +1,8 @@
 """Finished answers by question. HOT: every query comes by here first, and most go no further.
 
-Hidden here: which part of a query decides its answer, and when an answer has ceased to be true.
+Hidden here: which part of a query decides its answer, and when an answer has ceased to be true: it is filed
+under everything that it depends on (see touched). The serial of an SOA is left open in it, for every version
+of a zone has another.
 
 An answer depends on the whole query but its ID and the case of the name; both are taken from the query
 that is being answered. (The name ends at the first zero octet. Where that is really inside a label the
@@ -12,8 +14,10 @@ without them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
+from appliance.dns.counts import Tally
+from appliance.dns.lookup import Found
 from appliance.dns.question import HEADER_OCTETS
 
 # A full table is emptied: what is asked often is back at once, at some 25 us a question. 32,768 answers
@@ -23,41 +27,70 @@ MAX_ENTRIES: Final = 32_768
 MAX_ANSWER_OCTETS: Final = 1232
 
 _TYPE_AND_CLASS_OCTETS: Final = 4
+SERIAL_OCTETS: Final = 4
+_SOA_NUMBERS_OCTETS: Final = 20  # RFC 1035 3.3.13: the serial and four times
 BARE_OPT_OCTETS: Final = 11  # an OPT record without options
 
 # Answers over TCP differ (they are never truncated), so their keys do.
-_OVER_TCP: Final = b"t"
+OVER_TCP: Final = b"t"
+
+
+class Serial:
+    """The serial that a zone has now, in octets; one for all the answers that it is in."""
+
+    __slots__ = ("octets",)
+
+    def __init__(self, serial: int) -> None:
+        self.octets = serial.to_bytes(SERIAL_OCTETS, "big")
+
+
+class Finished(NamedTuple):
+    """A finished answer: the header from its third octet on, then (behind the name, as asked) all the rest.
+
+    `identity` is what rate limiting knows it by, `tally` where it is counted. With an SOA in it, the rest is
+    `rest`, the octets of `serial` and `tail`.
+    """
+
+    head: bytes
+    rest: bytes
+    identity: bytes
+    tally: Tally
+    serial: Serial | None
+    tail: bytes
 
 
 class Table:
-    """Octets of answers; `drop` those that a zone went into when it changes, `clear` when the set of
-    zones does."""
+    """Octets of answers; `drop` those that depend on what was touched, `clear` when the set of zones
+    changes."""
 
-    def __init__(self) -> None:
-        self._entries: dict[bytes, tuple[bytes, bytes]] = {}
-        self._get = self._entries.get
-        # By the apex of each zone that an answer depends on; and the apexes of those that depend on several.
-        # (A dict as the set: it is walked in the order of the entries, which is several times as fast.)
-        self._keys: dict[bytes, dict[bytes, None]] = {}
-        self._shared: dict[bytes, frozenset[bytes]] = {}
+    def __init__(self, most: int = MAX_ENTRIES) -> None:
+        self._most = most
+        self._entries: dict[bytes, Finished] = {}
+        # The entry of a key. (The responder makes the key of a query itself, as `find` does: one call less.)
+        self.get = self._entries.get
+        # The keys of all that depend on one thing, and what an answer depends on.
+        self._keys: dict[bytes, set[bytes]] = {}
+        self._needs: dict[bytes, tuple[bytes, ...]] = {}
+        self._serials: dict[bytes, Serial] = {}  # by apex
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def answer(self, query: bytes, udp: bool) -> bytes | None:
-        """The finished answer to `query`, or None."""
+    def find(self, query: bytes, udp: bool) -> tuple[bytes, Finished] | None:
+        """The octets of the finished answer to `query`, and what it is; or None."""
         root = query.find(0, 12)
         name = query[12:root]
         key = query[2:12] + name.lower() + query[root:]
-        entry = self._get(key if udp else key + _OVER_TCP)
+        entry = self.get(key if udp else key + OVER_TCP)
         if entry is None:
             return None
-        head, rest = entry
-        return query[:2] + head + name + rest
+        answer = query[:2] + entry.head + name + entry.rest
+        return answer if entry.serial is None else answer + entry.serial.octets + entry.tail, entry
 
-    def keep(self, query: bytes, udp: bool, end: int, answer: bytes, apexes: Iterable[bytes]) -> None:
-        """Remember `answer` to `query`, whose question ends at `end`, until one of the zones `apexes`
-        changes."""
+    def keep(
+        self, query: bytes, udp: bool, end: int, answer: bytes, found: Found, *, identity: bytes, tally: Tally
+    ) -> None:
+        """Remember `answer` to `query`, whose question ends at `end`, made of what was `found` now."""
         root = end - _TYPE_AND_CLASS_OCTETS - 1
         if (
             len(answer) > MAX_ANSWER_OCTETS
@@ -65,28 +98,58 @@ class Table:
             or query.find(0, HEADER_OCTETS) != root
         ):
             return
-        if len(self._entries) >= MAX_ENTRIES:
+        if len(self._entries) >= self._most:
             self.clear()
         key = query[2:12] + query[12:root].lower() + query[root:]
         if not udp:
-            key += _OVER_TCP
-        self._entries[key] = (answer[2:12], answer[root:])
-        sources = frozenset(apexes)
-        for apex in sources:
-            self._keys.setdefault(apex, {})[key] = None
-        if len(sources) > 1:
-            self._shared[key] = sources
+            key += OVER_TCP
+        if key in self._entries:
+            return
+        rest, serial, tail = self._opened(answer[root:], found)
+        self._entries[key] = Finished(answer[2:12], rest, identity, tally, serial, tail)
+        self._needs[key] = needs = tuple(found.touched)
+        for need in needs:
+            keys = self._keys.get(need)
+            if keys is None:
+                self._keys[need] = {key}
+            else:
+                keys.add(key)
 
-    def drop(self, apex: bytes) -> None:
-        """Forget what depends on the zone `apex`."""
-        for key in self._keys.pop(apex, ()):
-            del self._entries[key]
-            for other in self._shared.pop(key, ()):
-                if other != apex:
-                    self._keys[other].pop(key, None)
+    def turn(self, apex: bytes, serial: int) -> None:
+        """The zone `apex` has another serial now."""
+        there = self._serials.get(apex)
+        if there is not None:
+            there.octets = serial.to_bytes(SERIAL_OCTETS, "big")
+
+    def drop(self, touched: Iterable[bytes]) -> None:
+        """Forget what depends on any of this."""
+        for one in touched:
+            for key in self._keys.pop(one, ()):
+                del self._entries[key]
+                for need in self._needs.pop(key):
+                    keys = self._keys.get(need)
+                    if keys is not None:
+                        keys.discard(key)
+                        if not keys:
+                            del self._keys[need]
 
     def clear(self) -> None:
         """Forget everything."""
         self._entries.clear()
         self._keys.clear()
-        self._shared.clear()
+        self._needs.clear()
+        self._serials.clear()
+
+    def _opened(self, rest: bytes, found: Found) -> tuple[bytes, Serial | None, bytes]:
+        """`rest` around the serial of the SOA in it, if there is one."""
+        if found.soa is None:
+            return rest, None, b""
+        # The five numbers of an SOA. It is the last record but for an OPT, which is too short to hold them.
+        numbers = found.soa.rdatas[0][-_SOA_NUMBERS_OCTETS:]
+        at = rest.rfind(numbers)
+        if at < 0:
+            return rest, None, b""  # the answer was too long, and everything left out of it
+        serial = self._serials.get(found.soa.name)
+        if serial is None:
+            serial = self._serials[found.soa.name] = Serial(int.from_bytes(numbers[:SERIAL_OCTETS], "big"))
+        return rest[:at], serial, rest[at + SERIAL_OCTETS :]

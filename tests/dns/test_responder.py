@@ -61,7 +61,7 @@ MATRIX: Mapping[str, tuple[bytes, Dropped | tuple[str, bool, bool]]] = {
         message(0x2800, body=question("example.test", "SOA", 3)),
         ("NOTAUTH", True, False),
     ),
-    "UPDATE of our zone": (message(0x2800, body=question("example.test", "SOA")), ("NOTIMP", True, False)),
+    "UPDATE of our zone": (message(0x2800, body=question("example.test", "SOA")), ("REFUSED", True, False)),
     "class ANY": (message(body=question("www.example.test", 1, 255)), ("REFUSED", True, False)),
     "class CH": (message(body=question("version.bind", 16, 3)), ("REFUSED", True, False)),
     "class CH with EDNS": (
