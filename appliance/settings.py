@@ -33,7 +33,9 @@ from appliance.derived import (
     server_id,
     why_no_address,
 )
+from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
 from appliance.fleet.publish import may_be_published
+from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
 from appliance.service.ports import local_addresses
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
 from appliance.tunnel.discovery import ServerAddress
@@ -118,6 +120,7 @@ class NameserverSettings:
         "`false`",
         default=False,
     )
+    keys: tuple[KeySettings, ...] = ()
 
 
 @attrs.frozen
@@ -343,6 +346,9 @@ def _converter(file: SettingsFile) -> cattrs.Converter:
     made.register_structure_hook(Path, lambda value, _: Path(_string(value)))
     made.register_structure_hook(Listen, lambda value, _: read_listen(_string(value)))
     made.register_structure_hook(Origin, lambda value, _: read_origin(_string(value), file.base))
+    made.register_structure_hook(
+        KeySettings, lambda value, _: read_table(made.structure(value, KeyTable), file.base)
+    )
     made.register_structure_hook(ServerAddress, lambda value, _: read_public(_string(value), TLS_PORT))
     return made
 
@@ -398,7 +404,22 @@ def _nameserver(
     discovery = settings.discovery
     if discovery is not None:
         discovery = _name(file, ("nameserver", "discovery"), discovery, errors)
+    errors += _wrong_keys(file, settings.keys, zones)
     return attrs.evolve(settings, zones=directory, listen=listen, discovery=discovery), zones
+
+
+def _wrong_keys(file: SettingsFile, keys: Sequence[KeySettings], zones: Zones) -> Iterator[str]:
+    """An error for each key that is there twice, and for each name that is in no zone."""
+    place = ("nameserver", "keys")
+    try:
+        all_keys(keys)
+    except BadValue as error:
+        yield file.error(place, str(error))
+    apexes = {zone.apex for zone in zones.values()}
+    for name in {name for one in keys for name in one.names} if apexes else ():
+        above = parent(name) if is_wildcard(name) else name
+        if not any(is_at_or_below(above, apex) for apex in apexes):
+            yield file.error(place, f"{to_text(name)} is in none of the zones")
 
 
 def _server(

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from appliance.keysettings import KeyTable
 from appliance.settings import (
     APPLIANCE_OPTIONS,
     CLIENT_OPTIONS,
@@ -26,6 +27,9 @@ KINDS = {
     "Listen | None": '`"ADDRESS[:PORT]"`',
     "Origin | None": '`"HOST:PORT"` or `"unix:/PATH"`',
     "tuple[Listen, ...]": 'a list of `"ADDRESS[:PORT]"`',
+    "tuple[str, ...]": "a list of strings",
+    "Literal['update', 'acme', 'transfer', 'peer']": '`"update"`, `"acme"`, `"transfer"` or `"peer"`',
+    'Literal["update", "acme", "transfer", "peer"]': '`"update"`, `"acme"`, `"transfer"` or `"peer"`',
     "tuple[ServerAddress, ...]": 'a list of `"ADDRESS[:PORT]"`',
     "Literal['redirect', 'serve']": '`"redirect"` or `"serve"`',
     'Literal["redirect", "serve"]': '`"redirect"` or `"serve"`',
@@ -67,7 +71,11 @@ NAMES = """
 
 def reference() -> str:
     parts = [INTRODUCTION, APPLIANCE, _table(ApplianceSettings, "", APPLIANCE_OPTIONS)]
-    for key, cls in (("nameserver", NameserverSettings), ("server", ServerSettings)):
+    for key, cls in (
+        ("nameserver", NameserverSettings),
+        ("nameserver.keys", KeyTable),
+        ("server", ServerSettings),
+    ):
         parts += [f"\n### {_doc(cls)}\n\n", _table(cls, f"{key}.", APPLIANCE_OPTIONS)]
     parts += [
         CLIENT.format(doc=_doc(ClientSettings).partition(". ")[2]),

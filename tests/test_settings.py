@@ -318,3 +318,33 @@ def test_an_invitation_that_is_not_there() -> None:
     (error,) = client_refused(invitation="absent", tls_origin="h:1")
     assert error.startswith("--invitation: ")
     assert error.endswith("absent does not exist")
+
+
+KEY = f'key "{{}}" {{{{ algorithm hmac-sha256; secret "{"A" * 43}="; }}}};'
+
+
+def test_keys_of_the_nameserver(here: Path) -> None:
+    for name in ("k1", "k2"):
+        (here / f"{name}.key").write_text(KEY.format(name))
+        (here / f"{name}.key").chmod(0o600)
+    text = """
+[[nameserver.keys]]
+file = "k1.key"
+kind = "acme"
+names = ["*.example.org", "www.example.org"]
+[[nameserver.keys]]
+file = "k2.key"
+kind = "update"
+types = ["A"]
+[server]
+"""
+    nameserver = appliance(text).nameserver
+    assert nameserver is not None
+    first, second = nameserver.keys
+    assert (first.kind, len(first.names), second.types) == ("acme", 2, (1,))
+    assert "AAAA" not in repr(nameserver)
+    errors = refused(text.replace("k2.key", "k3.key").replace('"acme"', '"acem"'))
+    assert len(errors) == 2
+    assert all(error.startswith("a.toml:") and ": nameserver.keys" in error for error in errors), errors
+    (error,) = refused(text.replace("www.example.org", "www.other.test"))
+    assert error == "a.toml:2: nameserver.keys: www.other.test is in none of the zones"

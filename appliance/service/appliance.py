@@ -21,6 +21,7 @@ from appliance import __version__
 from appliance.addresses import Listen
 from appliance.derived import server_id
 from appliance.dns.names import from_text, is_at_or_below, to_text
+from appliance.keysettings import all_keys, policies
 from appliance.service.authority import Authority, AuthorityRefused, Identity
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
@@ -28,6 +29,7 @@ from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.tcp import TcpNameserver
 from appliance.service.nameserver.udp import UdpNameserver
+from appliance.service.nameserver.updates import Updates
 from appliance.service.nameserver.watcher import Watcher
 from appliance.service.nameserver.zonefiles import Zonefiles, ZonesRefused
 from appliance.service.ports import CannotListen
@@ -61,6 +63,7 @@ class Nameserving:
         local: LocalEnd | None,
     ) -> None:
         """`own` are the addresses of the tunnel server in this process, `local` its end of a watch."""
+        self._store = store
         self.zonefiles = Zonefiles(settings.zones, store, reactor, index=settings.index)
         self.registry = Registry(
             reactor,
@@ -78,11 +81,15 @@ class Nameserving:
             revoked=lambda: authority.revoked,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
+        self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
         responder = self.zonefiles.responder
+        responder.keys = all_keys(settings.keys)
+        update = self.updates.update
         self.listening: list[UdpNameserver | TcpNameserver] = []
         for listen in settings.listen:
-            self.listening.append(UdpNameserver(reactor, responder, listen.host, listen.port))
-            self.listening.append(TcpNameserver(reactor, responder, listen.host, listen.port))
+            where = listen.host, listen.port
+            self.listening.append(UdpNameserver(reactor, responder, *where, update=update))
+            self.listening.append(TcpNameserver(reactor, responder, *where, update=update))
 
     def reload(self) -> list[str]:
         """Read the zone files again; what is wrong in those that stay as they were."""
@@ -96,7 +103,15 @@ class Nameserving:
     def status(self) -> dict[str, Any]:
         zones = self.zonefiles.responder.zones.values()
         return {
-            "zones": [{"zone": to_text(zone.apex), "serial": zone.serial} for zone in zones],
+            "zones": [
+                {
+                    "zone": to_text(zone.apex),
+                    "serial": zone.serial,
+                    "amended": len(self._store.amendments(zone.apex)),
+                }
+                for zone in zones
+            ],
+            "updates": dict(self.updates.counters),
             **self.registry.status(),
             "watches": self.watcher.status(),
         }
