@@ -42,19 +42,29 @@ _RECORD_HEAD_OCTETS: Final = 10  # type, class, TTL, length
 
 
 @dataclass(frozen=True, slots=True)
-class Receiver:
-    """What a key of kind "transfer" allows: the zones (None: each), from these addresses (none: anywhere)."""
+class Grant:
+    """That zones (None: each) may be copied from these addresses (none: from anywhere)."""
 
     zones: frozenset[bytes] | None = None
     addresses: tuple[IPv4Network | IPv6Network, ...] = ()
 
-    def may_have(self, apex: bytes, source: str) -> bool:
+    def allows(self, apex: bytes, source: str) -> bool:
         if self.zones is not None and apex not in self.zones:
             return False
         if not self.addresses:
             return True
         address = ip_address(source)
         return any(address in network for network in self.addresses)
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """What the holder of a key may copy; grants add up."""
+
+    grants: tuple[Grant, ...]
+
+    def may_have(self, apex: bytes, source: str) -> bool:
+        return any(grant.allows(apex, source) for grant in self.grants)
 
 
 Receivers = Mapping[bytes, Receiver]

@@ -23,7 +23,7 @@ from appliance.dns.numbers import AAAA, MX, SOA, TXT, A
 from appliance.dns.overlay import lay
 from appliance.dns.responder import Counted, Responder
 from appliance.dns.serial import MODULUS
-from appliance.dns.transfer import MAX_MESSAGE_OCTETS, Kind, Receiver, Transfer, TransferAsked
+from appliance.dns.transfer import MAX_MESSAGE_OCTETS, Grant, Kind, Receiver, Transfer, TransferAsked
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with, zone_of
 from tests.dns.asking import outcome, zone
 from tests.dns.transferring import KEY, Asker, records_of
@@ -37,10 +37,10 @@ def at_wall(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: float(WALL))  # dnspython asks nobody else
 
 
-def _responder(zone: Zone, receiver: Receiver = Receiver()) -> Responder:  # noqa: B008
+def _responder(zone: Zone, *grants: Grant) -> Responder:
     responder = Responder([zone])
     responder.keys = {KEY.name: KEY}
-    responder.receivers = {KEY.name: receiver}
+    responder.receivers = {KEY.name: Receiver(grants or (Grant(),))}
     return responder
 
 
@@ -358,25 +358,27 @@ def test_a_wrong_key_and_an_old_time() -> None:
     assert responder.counters[Counted.BAD_SIGNATURE] == 3
 
 
-def test_the_receiver_bounds_zones_and_addresses() -> None:
+def test_the_grants_bound_zones_and_addresses() -> None:
     served = _version(zone("a A 192.0.2.1\n"), 7)
     here, there = (ip_network("192.0.2.0/24"),), (ip_network("198.51.100.1"), ip_network("2001:db8::/32"))
-    for receiver, source, rcode in (
-        (Receiver(), "192.0.2.1", None),
-        (Receiver(None, here), "192.0.2.1", None),
-        (Receiver(None, there), "192.0.2.1", "REFUSED"),
-        (Receiver(None, there), "2001:db8::9", None),
-        (Receiver(frozenset((APEX,))), "192.0.2.1", None),
-        (Receiver(frozenset((names.from_text("other.test"),))), "192.0.2.1", "REFUSED"),
+    for grant, source, rcode in (
+        (Grant(), "192.0.2.1", None),
+        (Grant(None, here), "192.0.2.1", None),
+        (Grant(None, there), "192.0.2.1", "REFUSED"),
+        (Grant(None, there), "2001:db8::9", None),
+        (Grant(frozenset((APEX,))), "192.0.2.1", None),
+        (Grant(frozenset((names.from_text("other.test"),))), "192.0.2.1", "REFUSED"),
     ):
         asker = Asker()
-        found = outcome(_responder(served, receiver), asker.question(), udp=False, source=source)
+        found = outcome(_responder(served, grant), asker.question(), udp=False, source=source)
         if rcode is None:
             assert isinstance(found, TransferAsked)
         else:
             assert _rcode(found) == rcode
             assert isinstance(found, bytes)
             assert asker.read(found).had_tsig, "a refusal to who is known is signed"
+    both = _responder(served, Grant(None, there), Grant(None, here))
+    assert isinstance(outcome(both, Asker().question(), udp=False), TransferAsked), "grants add up"
     responder = _responder(served)
     responder.receivers = {}
     assert _rcode(outcome(responder, Asker().question(), udp=False)) == "REFUSED"
