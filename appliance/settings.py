@@ -36,6 +36,7 @@ from appliance.derived import (
 from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
 from appliance.fleet.publish import may_be_published
 from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
+from appliance.secondaries import SecondarySettings, SecondaryTable, read_secondary, wrong_secondaries
 from appliance.service.ports import local_addresses
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
 from appliance.tunnel.discovery import ServerAddress
@@ -121,6 +122,7 @@ class NameserverSettings:
         default=False,
     )
     keys: tuple[KeySettings, ...] = ()
+    secondaries: tuple[SecondarySettings, ...] = ()
 
 
 @attrs.frozen
@@ -349,6 +351,9 @@ def _converter(file: SettingsFile) -> cattrs.Converter:
     made.register_structure_hook(
         KeySettings, lambda value, _: read_table(made.structure(value, KeyTable), file.base)
     )
+    made.register_structure_hook(
+        SecondarySettings, lambda value, _: read_secondary(made.structure(value, SecondaryTable))
+    )
     made.register_structure_hook(ServerAddress, lambda value, _: read_public(_string(value), TLS_PORT))
     return made
 
@@ -405,6 +410,8 @@ def _nameserver(
     if discovery is not None:
         discovery = _name(file, ("nameserver", "discovery"), discovery, errors)
     errors += _wrong_keys(file, settings.keys, zones)
+    for what in wrong_secondaries(settings.secondaries, settings.keys):
+        errors.append(file.error(("nameserver", "secondaries"), what))
     return attrs.evolve(settings, zones=directory, listen=listen, discovery=discovery), zones
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from appliance.keysettings import KeyTable
+from appliance.secondaries import SecondaryTable
 from appliance.settings import (
     APPLIANCE_OPTIONS,
     CLIENT_OPTIONS,
@@ -74,6 +75,7 @@ def reference() -> str:
     for key, cls in (
         ("nameserver", NameserverSettings),
         ("nameserver.keys", KeyTable),
+        ("nameserver.secondaries", SecondaryTable),
         ("server", ServerSettings),
     ):
         parts += [f"\n### {_doc(cls)}\n\n", _table(cls, f"{key}.", APPLIANCE_OPTIONS)]

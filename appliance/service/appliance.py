@@ -22,12 +22,15 @@ from appliance.addresses import Listen
 from appliance.derived import server_id
 from appliance.dns.names import from_text, is_at_or_below, to_text
 from appliance.keysettings import all_keys, policies
+from appliance.secondaries import receivers, secondaries
 from appliance.service.authority import Authority, AuthorityRefused, Identity
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.nameserver.dials import Meeting
+from appliance.service.nameserver.notifier import Notifier
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.tcp import TcpNameserver
+from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.udp import UdpNameserver
 from appliance.service.nameserver.updates import Updates
 from appliance.service.nameserver.watcher import Watcher
@@ -84,12 +87,20 @@ class Nameserving:
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
         responder = self.zonefiles.responder
         responder.keys = all_keys(settings.keys)
+        responder.receivers = receivers(settings.keys)
+        self.transfers = transfers = Transfers(reactor, self.zonefiles)
+        self.notifier = Notifier(
+            reactor,
+            self.zonefiles,
+            secondaries(settings.secondaries, responder.keys),
+            [listen.host for listen in settings.listen],
+        )
         update = self.updates.update
         self.listening: list[UdpNameserver | TcpNameserver] = []
         for listen in settings.listen:
             where = listen.host, listen.port
-            self.listening.append(UdpNameserver(reactor, responder, *where, update=update))
-            self.listening.append(TcpNameserver(reactor, responder, *where, update=update))
+            self.listening.append(UdpNameserver(reactor, responder, *where, update=update, transfers=transfers))
+            self.listening.append(TcpNameserver(reactor, responder, *where, update=update, transfers=transfers))
 
     def reload(self) -> list[str]:
         """Read the zone files again; what is wrong in those that stay as they were."""
@@ -112,6 +123,9 @@ class Nameserving:
                 for zone in zones
             ],
             "updates": dict(self.updates.counters),
+            "transfers": dict(self.transfers.counters),
+            "notices": dict(self.notifier.counters),
+            "secondaries": self.notifier.status(),
             **self.registry.status(),
             "watches": self.watcher.status(),
         }
@@ -191,7 +205,7 @@ class Appliance(Service):
         if self.nameserver is not None:
             self.nameserver.zonefiles.load()
             parts = [self.nameserver.zonefiles, self.nameserver.registry, *parts]
-            parts += [self.nameserver.watcher, *self.nameserver.listening]
+            parts += [self.nameserver.watcher, *self.nameserver.listening, self.nameserver.notifier]
         for part in (*parts, self._control):
             if part is not None:
                 part.startService()
