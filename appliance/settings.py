@@ -34,6 +34,7 @@ from appliance.derived import (
     why_no_address,
 )
 from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
+from appliance.dns.ratelimit import RATE_DEFAULT, SLIP_DEFAULT
 from appliance.fleet.publish import may_be_published
 from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
 from appliance.secondaries import SecondarySettings, SecondaryTable, read_secondary, wrong_secondaries
@@ -53,6 +54,8 @@ TLS_PORT = 443
 HTTP_PORT = 80
 DEFAULT_APPLIANCE_FILE = Path("appliance.toml")
 DEFAULT_CLIENT_FILE = Path("client.toml")
+MAX_NSID_OCTETS = 128
+"""As much as BIND and Knot take; every answer to who asks is that much larger."""
 MAX_SERIAL_INDEX = 7
 """The low three bits of a serial are the nameserver's index."""
 CERTIFICATE_DAYS_DEFAULT = 365
@@ -118,6 +121,41 @@ class NameserverSettings:
     private_addresses: bool = _doc(
         "Whether tunnel servers at addresses that are not globally routable are published. Without it such an"
         " address is an error.",
+        "`false`",
+        default=False,
+    )
+    cookies: Literal["own", "rfc9018", "off"] = _doc(
+        "DNS cookies (RFC 7873): `own` are a fraction of the cost of `rfc9018`, which nameservers of other"
+        " vendors of the same zones understand, given the same secrets.",
+        '`"own"`',
+        default="own",
+    )
+    cookie_secrets: Path | None = _doc(
+        "The file of cookie secrets that the nameservers of the zones share: lines of 32 hexadecimal digits."
+        " The first makes cookies, all are believed. Read again at a reload.",
+        "none: one that is made at each start",
+        default=None,
+    )
+    rate_limit: int = _doc(
+        "How many identical answers a second go to one IPv4 address or IPv6 /56 over UDP without a cookie;"
+        " 2.5 times as many at once, 40 times as many of all kinds together. `0` is no limit.",
+        "`50`",
+        default=RATE_DEFAULT,
+    )
+    slip: int = _doc(
+        "Of the answers over the limit, every how many-th says `come by TCP` instead of being dropped; `0` is"
+        " none, `1` is all.",
+        "`2`",
+        default=SLIP_DEFAULT,
+    )
+    nsid: str | None = _doc(
+        "What this nameserver calls itself to who asks with NSID (RFC 5001).",
+        "none: it says nothing",
+        default=None,
+    )
+    extended_errors: bool = _doc("Whether errors say why (RFC 8914).", "`false`", default=False)
+    rotate: bool = _doc(
+        "Whether the records of an answer begin with another one each time. Resolvers do that by themselves.",
         "`false`",
         default=False,
     )
@@ -412,7 +450,27 @@ def _nameserver(
     errors += _wrong_keys(file, settings.keys, zones)
     for what in wrong_secondaries(settings.secondaries, settings.keys):
         errors.append(file.error(("nameserver", "secondaries"), what))
-    return attrs.evolve(settings, zones=directory, listen=listen, discovery=discovery), zones
+    secrets = settings.cookie_secrets and file.path("nameserver", "cookie_secrets") / settings.cookie_secrets
+    settings = attrs.evolve(
+        settings, zones=directory, listen=listen, discovery=discovery, cookie_secrets=secrets
+    )
+    errors += _wrong_terms(file, settings)
+    return settings, zones
+
+
+def _wrong_terms(file: SettingsFile, settings: NameserverSettings) -> Iterator[str]:
+    """An error for each of the settings that say on what terms answers go out."""
+    if settings.cookies == "rfc9018" and settings.cookie_secrets is None:
+        what = '"rfc9018" is for nameservers that share secrets: give cookie_secrets'
+        yield file.error(("nameserver", "cookies"), what)
+    if settings.cookie_secrets is not None and not settings.cookie_secrets.exists():
+        yield file.error(("nameserver", "cookie_secrets"), f"{settings.cookie_secrets} does not exist")
+    if settings.rate_limit < 0:
+        yield file.error(("nameserver", "rate_limit"), "must be 0 (no limit) or more")
+    if settings.slip < 0:
+        yield file.error(("nameserver", "slip"), "must be 0 (none) or more")
+    if settings.nsid is not None and not 0 < len(settings.nsid.encode()) <= MAX_NSID_OCTETS:
+        yield file.error(("nameserver", "nsid"), f"must be 1 to {MAX_NSID_OCTETS} octets")
 
 
 def _wrong_keys(file: SettingsFile, keys: Sequence[KeySettings], zones: Zones) -> Iterator[str]:

@@ -33,6 +33,8 @@ KINDS = {
     'Literal["update", "acme", "transfer", "peer"]': '`"update"`, `"acme"`, `"transfer"` or `"peer"`',
     "tuple[ServerAddress, ...]": 'a list of `"ADDRESS[:PORT]"`',
     "Literal['redirect', 'serve']": '`"redirect"` or `"serve"`',
+    "Literal['own', 'rfc9018', 'off']": '`"own"`, `"rfc9018"` or `"off"`',
+    'Literal["own", "rfc9018", "off"]': '`"own"`, `"rfc9018"` or `"off"`',
     'Literal["redirect", "serve"]': '`"redirect"` or `"serve"`',
 }
 

@@ -348,3 +348,27 @@ types = ["A"]
     assert all(error.startswith("a.toml:") and ": nameserver.keys" in error for error in errors), errors
     (error,) = refused(text.replace("www.example.org", "www.other.test"))
     assert error == "a.toml:2: nameserver.keys: www.other.test is in none of the zones"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ('cookies = "rfc9018"', "nameserver.cookies: "),
+        ('cookie_secrets = "nowhere"', "nameserver.cookie_secrets: "),
+        ("rate_limit = -1", "nameserver.rate_limit: "),
+        ("slip = -1", "nameserver.slip: "),
+        ('nsid = ""', "nameserver.nsid: "),
+        (f'nsid = "{"x" * 129}"', "nameserver.nsid: "),
+    ],
+)
+def test_the_terms_of_answers_are_refused(line: str, error: str) -> None:
+    (text,) = refused(f"[nameserver]\n{line}\n")
+    assert text.startswith(f"a.toml:2: {error}")
+
+
+def test_the_file_of_cookie_secrets_is_beside_the_settings(here: Path) -> None:
+    (here / "secrets").write_text("00" * 16)
+    settings = appliance('[nameserver]\ncookies = "rfc9018"\ncookie_secrets = "secrets"\n')
+    assert settings.nameserver is not None
+    assert settings.nameserver.cookie_secrets is not None
+    assert settings.nameserver.cookie_secrets.samefile(here / "secrets")

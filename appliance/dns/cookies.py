@@ -75,13 +75,16 @@ class Cookies:
     """Makes and knows server cookies. Of `secrets`, 16 octets each, the first signs and all are believed."""
 
     def __init__(self, secrets: Sequence[bytes], function: Function = Function.BLAKE2S) -> None:
-        if not 0 < len(secrets) <= MAX_SECRETS or any(len(secret) != SECRET_OCTETS for secret in secrets):
-            raise ValueError("1 to 8 secrets of 16 octets")
-        self._secrets = tuple(secrets)
+        self._secrets = _checked(secrets)
         self._version = bytes((function.value, 0, 0, 0))
         self._hash = _siphash if function is Function.SIPHASH else _Blake()
         self._remembered: dict[tuple[str, bytes], Verdict] = {}
         self._forget_at = float("-inf")
+
+    def renew(self, secrets: Sequence[bytes]) -> None:
+        """From now on these are the secrets."""
+        self._secrets = _checked(secrets)
+        self._remembered.clear()
 
     def __len__(self) -> int:
         """How many verdicts are remembered."""
@@ -141,6 +144,12 @@ def read_secrets(text: str) -> tuple[bytes, ...]:
         secrets.append(bytes.fromhex(digits))
     if not 0 < len(secrets) <= MAX_SECRETS:
         raise CookieSecretsRefused(f"1: must hold 1 to {MAX_SECRETS} secrets, not {len(secrets)}")
+    return tuple(secrets)
+
+
+def _checked(secrets: Sequence[bytes]) -> tuple[bytes, ...]:
+    if not 0 < len(secrets) <= MAX_SECRETS or any(len(secret) != SECRET_OCTETS for secret in secrets):
+        raise ValueError("1 to 8 secrets of 16 octets")
     return tuple(secrets)
 
 

@@ -21,12 +21,15 @@ from appliance import __version__
 from appliance.addresses import Listen
 from appliance.derived import server_id
 from appliance.dns.names import from_text, is_at_or_below, to_text
+from appliance.dns.responder import Responder
 from appliance.keysettings import all_keys, policies
 from appliance.secondaries import receivers, secondaries
 from appliance.service.authority import Authority, AuthorityRefused, Identity
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
+from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
+from appliance.service.nameserver.gating import SecretsUnreadable, gate_of, reload_secrets
 from appliance.service.nameserver.notifier import Notifier
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.tcp import TcpNameserver
@@ -67,7 +70,10 @@ class Nameserving:
     ) -> None:
         """`own` are the addresses of the tunnel server in this process, `local` its end of a watch."""
         self._store = store
-        self.zonefiles = Zonefiles(settings.zones, store, reactor, index=settings.index)
+        self._settings = settings
+        self._gate = gate_of(settings)
+        responder = Responder(gate=self._gate, rotate=settings.rotate)
+        self.zonefiles = Zonefiles(settings.zones, store, reactor, index=settings.index, responder=responder)
         self.registry = Registry(
             reactor,
             store,
@@ -85,7 +91,6 @@ class Nameserving:
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
-        responder = self.zonefiles.responder
         responder.keys = all_keys(settings.keys)
         responder.receivers = receivers(settings.keys)
         self.transfers = transfers = Transfers(reactor, self.zonefiles)
@@ -99,8 +104,12 @@ class Nameserving:
         self.listening: list[UdpNameserver | TcpNameserver] = []
         for listen in settings.listen:
             where = listen.host, listen.port
-            self.listening.append(UdpNameserver(reactor, responder, *where, update=update, transfers=transfers))
-            self.listening.append(TcpNameserver(reactor, responder, *where, update=update, transfers=transfers))
+            self.listening.append(
+                UdpNameserver(reactor, responder, *where, update=update, transfers=transfers)
+            )
+            self.listening.append(
+                TcpNameserver(reactor, responder, *where, update=update, transfers=transfers)
+            )
 
     def reload(self) -> list[str]:
         """Read the zone files again; what is wrong in those that stay as they were."""
@@ -109,7 +118,7 @@ class Nameserving:
         except StoreFailed as error:
             return [str(error)]
         self.registry.zones_changed()
-        return errors
+        return errors + reload_secrets(self._gate, self._settings)
 
     def status(self) -> dict[str, Any]:
         zones = self.zonefiles.responder.zones.values()
@@ -123,6 +132,7 @@ class Nameserving:
                 for zone in zones
             ],
             "updates": dict(self.updates.counters),
+            "dns": counted(self.zonefiles.responder, (each.counters for each in self.listening)),
             "transfers": dict(self.transfers.counters),
             "notices": dict(self.notifier.counters),
             "secondaries": self.notifier.status(),
@@ -134,7 +144,8 @@ class Nameserving:
 class Appliance(Service):
     """The parts that `settings` hold, on one reactor.
 
-    Reads the enrolment at once, as the user that starts (EnrolmentUnreadable). Starting raises REFUSALS.
+    Reads the enrolment and the cookie secrets at once, as the user that starts (EnrolmentUnreadable,
+    SecretsUnreadable). Starting raises REFUSALS.
     """
 
     _log = Logger()
@@ -388,6 +399,7 @@ REFUSALS = (
     CannotControl,
     CannotListen,
     EnrolmentUnreadable,
+    SecretsUnreadable,
     StoreFailed,
     StoreRefused,
     ZonesRefused,

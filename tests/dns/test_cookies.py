@@ -126,6 +126,10 @@ def test_a_secret_is_replaced_without_a_break() -> None:
     cookie = made(cookies(1))
     assert is_valid(cookies(2, 1), cookie)
     assert made(cookies(2, 1)) == made(cookies(2))
+    running = cookies(1)
+    assert is_valid(running, cookie)
+    running.renew([bytes((2,)) * 16])
+    assert not is_valid(running, cookie)
 
 
 def test_the_key_is_another_every_day() -> None:

@@ -86,9 +86,10 @@ class Zonefiles(service.Service):
         reactor: IReactorTime,
         *,
         index: int = 0,
+        responder: Responder | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self.responder = Responder()
+        self.responder = responder or Responder()
         self._directory = directory
         self._store = store
         self._index = index
