@@ -54,6 +54,15 @@ class Layered(Mapping[K, V]):
         return self._count
 
 
+def differing(one: Mapping[K, V], other: Mapping[K, V]) -> set[K] | None:
+    """At which keys two mappings can differ that were made of one; None where that is not known."""
+    bases = [mapping.under if isinstance(mapping, Layered) else mapping for mapping in (one, other)]
+    if bases[0] is not bases[1]:
+        return None
+    old, new = (mapping.over if isinstance(mapping, Layered) else {} for mapping in (one, other))
+    return {key for key in {**old, **new} if old.get(key, _ABSENT) is not new.get(key, _ABSENT)}
+
+
 def with_changes(mapping: Mapping[K, V], changes: Mapping[K, V | None]) -> Mapping[K, V]:
     """`mapping` with `changes`: a new value for a key, or None where it is gone.
 

@@ -2,19 +2,22 @@
 
 Hidden here: who wins. The zone file is the operator's and is never written; so TXT records are merged,
 and for addresses, or at names whose meaning the file has settled, the static record wins and the conflict
-is told.
+is told. And how little of it has to be done again when some of the live records change.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from appliance.dns import names
-from appliance.dns.numbers import AAAA, CNAME, SOA, TXT, A
-from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
+from appliance.dns.layered import differing, with_changes
+from appliance.dns.numbers import AAAA, CNAME, DNAME, NS, SOA, TXT, A
+from appliance.dns.zone import Change, RRset, Zone, soa_minimum, soa_with
+
+T = TypeVar("T")
 
 # A resolver that heard "no such name" must ask again soon, or a name that has just come to life stays
 # dark; so negative answers live no longer than live records do.
@@ -28,7 +31,7 @@ MAX_LIVE_RECORDS: Final = 64
 # that nobody watches.
 DISCOVERY_TEXT: Final = b"r=superprotocol"
 
-LIVE_TYPES: Final = frozenset((A, AAAA, TXT))
+LIVE_TYPES: Final = (A, TXT, AAAA)
 
 
 class Reason(Enum):
@@ -70,7 +73,32 @@ Live = Mapping[tuple[bytes, int], RRset]
 def conflicts_at_load(static: Zone, live: Live) -> tuple[Conflict, ...]:
     """What of `live` conflicts with `static`, without making a zone. Refuse the file if any of it
     `is_error`."""
-    return _Settled(static).sort(live)[1]
+    settled = _Settled(static)
+    conflicts: list[Conflict] = []
+    for name in sorted({name for name, _ in live}):
+        conflicts += settled.accept(name, live)[1]
+    return tuple(conflicts)
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A static zone, the live records given for it, and the zone that they make.
+
+    `accepted` is what of them is published and `conflicts` what is not, by name; `filled` are the empty
+    non-terminals that took a wildcard's records over, `wildcards` the live wildcards. `touched` is what
+    changed since the version that this one was made of (as Zone.changed says it), and `names` where; None:
+    everything may have.
+    """
+
+    static: Zone
+    live: Live
+    zone: Zone
+    accepted: Mapping[bytes, tuple[RRset, ...]]
+    conflicts: Mapping[bytes, tuple[Conflict, ...]]
+    filled: frozenset[bytes]
+    wildcards: frozenset[bytes]
+    touched: frozenset[bytes] | None
+    names: frozenset[bytes] | None
 
 
 def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ...]]:
@@ -84,23 +112,171 @@ def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ..
       made it exist would hide the wildcard there (RFC 4592 2.2.2).
     - With any live record in it, the zone's SOA MINIMUM is at most NEGATIVE_TTL_SECONDS.
     """
-    accepted, conflicts = _Settled(static).sort(live)
-    nodes: dict[bytes, dict[int, RRset]] = {}
-    for (name, rtype), rrset in accepted.items():
-        node = nodes.get(name)
-        if node is None:
-            node = nodes[name] = dict(static.node(name))
-        node[rtype] = _merged(node.get(rtype), rrset)
-    apex = nodes.setdefault(static.apex, dict(static.node(static.apex)))
-    minimum = soa_minimum(static.soa)
-    if accepted:
-        minimum = min(minimum, NEGATIVE_TTL_SECONDS)
-    apex[SOA] = soa_with(static.soa, serial=serial, minimum=minimum)
-    zone, _ = static.changed(nodes)
-    filled = _filled(zone, accepted)
-    if filled:
-        zone, _ = zone.changed(filled)
-    return zone, conflicts
+    for _, rtype in live:
+        if rtype not in LIVE_TYPES:
+            raise ValueError(f"type {rtype} is never live")
+    laid = finish(laying(static, live, serial))
+    return laid.zone, tuple(conflict for name in sorted(laid.conflicts) for conflict in laid.conflicts[name])
+
+
+def laying(
+    static: Zone, live: Live, serial: int, before: Laid | None = None, names: Iterable[bytes] = ()
+) -> Generator[None, None, Laid]:
+    """`lay` in steps of some 20 us, each a yield; what is laid is what the generator returns.
+
+    `before` is the version before; `names` are all those of which `live` says something else since. What is
+    the same in both then costs nothing.
+    """
+    amended: set[bytes] | None = None
+    if before is not None:
+        amended = differing(before.static.rrsets, static.rrsets)
+        if amended is None or any(_settles(before.static, static, name) for name in amended):
+            before = amended = None
+    work = _Laying(static, live, before)
+    for name in {name for name, _ in live} if before is None else {*names, *(amended or ())}:
+        work.put(name)
+        yield
+    for name in work.gaps():
+        work.fill(name)
+        yield
+    return work.done(serial)
+
+
+def finish(steps: Generator[None, None, T]) -> T:
+    """What the steps come to, all at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return cast(T, end.value)
+
+
+class _Laying:
+    """The work of laying, name by name."""
+
+    def __init__(self, static: Zone, live: Live, before: Laid | None) -> None:
+        self._static = static
+        self._live = live
+        self._before = before
+        self._settled = _Settled(static)
+        self._change = Change(static if before is None else before.zone)
+        self._accepted: dict[bytes, tuple[RRset, ...] | None] = {}
+        self._conflicts: dict[bytes, tuple[Conflict, ...] | None] = {}
+        self._filled = set(() if before is None else before.filled)
+        self._wildcards = set(() if before is None else before.wildcards)
+        self._put: set[bytes] = set()
+        self._flipped: set[bytes] = set()  # with names below: what reaches those is another wildcard, or none
+
+    def put(self, name: bytes) -> None:
+        """Publish what is static and live at `name`."""
+        accepted, conflicts = self._settled.accept(name, self._live)
+        self._accepted[name] = accepted or None
+        self._conflicts[name] = conflicts or None
+        if names.is_wildcard(name):
+            (self._wildcards.add if accepted else self._wildcards.discard)(name)
+        self._filled.discard(name)
+        self._put.add(name)
+        if self._existed_itself(name) is not self._exists_itself(name) and self._change.children(name):
+            self._flipped.add(name)
+        if name != self._static.apex:
+            self._change.put(name, self._own(name))
+
+    def gaps(self) -> list[bytes]:
+        """What may be, or may have been, an empty non-terminal below a live wildcard, deepest first."""
+        if not self._wildcards and not self._filled:
+            return []
+        found = {name for name in self._change.touched if name[0] <= names.MAX_LABEL_OCTETS}
+        reaching = {names.parent(name) for name in self._put if names.is_wildcard(name)} | self._flipped
+        if reaching:
+            parents = self._change.version().shape.children
+            found.update(one for one in {*parents, *self._filled} if self._is_below(one, reaching))
+        for name in self._put:
+            while name != self._static.apex and names.is_at_or_below(name, self._static.apex):
+                name = names.parent(name)
+                if name in self._filled:
+                    found.add(name)
+        found.discard(self._static.apex)
+        found -= self._put
+        found.update(name for name in self._put if not self._exists_itself(name))
+        return sorted(found, key=lambda name: -len(names.labels(name)))
+
+    def fill(self, name: bytes) -> None:
+        """Give `name` the records of the live wildcard that it would hide, if it does."""
+        if self._exists_itself(name):
+            return
+        self._filled.discard(name)
+        node: dict[int, RRset] = {}
+        if self._change.children(name):
+            source = self._source(name)
+            if source and self._settled.above(name) is None:
+                node = {live.rtype: replace(live, name=name) for live in source}
+                self._filled.add(name)
+        self._change.put(name, node)
+
+    def done(self, serial: int) -> Laid:
+        static, before = self._static, self._before
+        accepted: Mapping[bytes, tuple[RRset, ...]] = {} if before is None else before.accepted
+        conflicts: Mapping[bytes, tuple[Conflict, ...]] = {} if before is None else before.conflicts
+        accepted = with_changes(accepted, self._accepted)
+        minimum = soa_minimum(static.soa)
+        if accepted:
+            minimum = min(minimum, NEGATIVE_TTL_SECONDS)
+        apex = {**self._own(static.apex), SOA: soa_with(static.soa, serial=serial, minimum=minimum)}
+        self._change.put(static.apex, apex)
+        touched = frozenset(self._change.touched)
+        return Laid(
+            static,
+            self._live,
+            self._change.version(),
+            accepted,
+            with_changes(conflicts, self._conflicts),
+            frozenset(self._filled),
+            frozenset(self._wildcards),
+            None if before is None else touched,
+            None if before is None else frozenset(n for n in touched if n[0] <= names.MAX_LABEL_OCTETS),
+        )
+
+    def _own(self, name: bytes) -> dict[int, RRset]:
+        node = dict(self._static.node(name))
+        for rrset in self._accepted_at(name):
+            node[rrset.rtype] = _merged(node.get(rrset.rtype), rrset)
+        return node
+
+    def _accepted_at(self, name: bytes) -> tuple[RRset, ...]:
+        if name in self._accepted:
+            return self._accepted[name] or ()
+        return self._before.accepted.get(name, ()) if self._before is not None else ()
+
+    def _exists_itself(self, name: bytes) -> bool:
+        return name in self._static.rrsets or bool(self._accepted_at(name))
+
+    def _existed_itself(self, name: bytes) -> bool:
+        before = self._before
+        if before is None:
+            return name in self._static.rrsets
+        return name in before.static.rrsets or name in before.accepted
+
+    def _is_below(self, name: bytes, reaching: Collection[bytes]) -> bool:
+        while name != self._static.apex and len(name) > len(self._static.apex):
+            name = names.parent(name)
+            if name in reaching:
+                return True
+        return False
+
+    def _source(self, name: bytes) -> tuple[RRset, ...]:
+        """The live records of the closest wildcard above an empty non-terminal."""
+        while name != self._static.apex:
+            name = names.parent(name)
+            source = self._accepted_at(names.wildcard_of(name))
+            if source or self._exists_itself(name):
+                return source  # a wildcard further up never reached below a name that exists in its own right
+        return ()
+
+
+def _settles(before: Zone, after: Zone, name: bytes) -> bool:
+    """Whether what changed at a name decides what may be live elsewhere."""
+    old, new = before.node(name), after.node(name)
+    return any(old.get(rtype) != new.get(rtype) for rtype in (NS, CNAME, DNAME))
 
 
 class _Settled:
@@ -110,24 +286,24 @@ class _Settled:
         self._static = static
         self._nameservers = static.shape.nameservers
 
-    def sort(self, live: Live) -> tuple[dict[tuple[bytes, int], RRset], tuple[Conflict, ...]]:
-        """What of `live` is published, and what conflicts."""
-        accepted: dict[tuple[bytes, int], RRset] = {}
+    def accept(self, name: bytes, live: Live) -> tuple[tuple[RRset, ...], tuple[Conflict, ...]]:
+        """What of `live` is published at `name`, and what conflicts there."""
+        accepted: list[RRset] = []
         conflicts: list[Conflict] = []
-        for (name, rtype), rrset in sorted(live.items()):
-            if rtype not in LIVE_TYPES:
-                raise ValueError(f"type {rtype} is never live")
-            if not rrset.rdatas:
+        above = self.above(name)
+        for rtype in LIVE_TYPES:
+            rrset = live.get((name, rtype))
+            if rrset is None or not rrset.rdatas:
                 continue
-            reason = self.above(name) or self._at(name, rtype)
+            reason = above or self._at(name, rtype)
             if reason is None or reason is Reason.DISCOVERY:
                 if len(rrset.rdatas) > MAX_LIVE_RECORDS:
                     conflicts.append(Conflict(name, rtype, Reason.TOO_MANY))
                     rrset = RRset(name, rtype, rrset.ttl, tuple(sorted(rrset.rdatas)[:MAX_LIVE_RECORDS]))
-                accepted[name, rtype] = rrset
+                accepted.append(rrset)
             if reason is not None:
                 conflicts.append(Conflict(name, rtype, reason))
-        return accepted, tuple(conflicts)
+        return tuple(accepted), tuple(conflicts)
 
     def above(self, name: bytes) -> Reason | None:
         """Why nothing live may be at `name`, whatever its type."""
@@ -163,27 +339,3 @@ def _merged(static: RRset | None, live: RRset) -> RRset:
         return live
     rdatas = tuple(dict.fromkeys((*static.rdatas, *live.rdatas)))
     return RRset(live.name, live.rtype, min(static.ttl, live.ttl), rdatas)
-
-
-def _filled(zone: Zone, accepted: Live) -> dict[bytes, dict[int, RRset]]:
-    """The empty non-terminals of `zone` that hide a live wildcard, with the wildcard's live records."""
-    wildcards: dict[bytes, list[RRset]] = {}
-    for (name, _), rrset in accepted.items():
-        if names.is_wildcard(name):
-            wildcards.setdefault(name, []).append(rrset)
-    if not wildcards:
-        return {}
-    settled = _Settled(zone)
-    filled: dict[bytes, dict[int, RRset]] = {}
-    for name in zone.empty:
-        above = name
-        while above != zone.apex:
-            above = names.parent(above)
-            source = wildcards.get(names.wildcard_of(above))
-            if source is not None:
-                if settled.above(name) is None:
-                    filled[name] = {live.rtype: replace(live, name=name) for live in source}
-                break
-            if above in zone.rrsets:
-                break  # it exists in its own right: the wildcard further up never reached below it
-    return filled

@@ -100,14 +100,14 @@ class Zone:
         The SOA of the new version must be in `nodes`; what it touches if only its serial is another is
         nothing. Costs what is changed, not what the zone holds.
         """
-        change = _Change(self)
+        change = Change(self)
         for name, node in nodes.items():
             change.put(name, node)
         return change.version(), frozenset(change.touched)
 
 
-class _Change:
-    """Puts nodes in the place of others, one at a time."""
+class Change:
+    """`Zone.changed` in steps: puts nodes in the place of others, one at a time."""
 
     def __init__(self, zone: Zone) -> None:
         self._zone = zone
@@ -119,6 +119,7 @@ class _Change:
         self.touched: set[bytes] = set()
 
     def version(self) -> Zone:
+        """The zone with all that was put."""
         zone, shape = self._zone, self._zone.shape
         rrsets = with_changes(zone.rrsets, self._nodes)
         soa = rrsets.get(zone.apex, _NO_RRSETS).get(SOA)
@@ -151,7 +152,7 @@ class _Change:
                 if (rtype in before) is not (rtype in node):
                     marked[name] = True if rtype in node else None
                     self.touched.add(standing(name))
-            if bool(before) is not bool(node) and not self._count(name):
+            if bool(before) is not bool(node) and not self.children(name):
                 self._stands(name, 1 if node else -1)
 
     def _touch_apex(self, before: Node, node: Node) -> None:
@@ -169,7 +170,7 @@ class _Change:
         self.touched.update((name, standing(name)))
         while name != self._zone.apex:
             name = name[1 + name[0] :]
-            there = self._count(name)
+            there = self.children(name)
             self._children[name] = (there + step) or None
             if self._node(name) or there + min(step, 0):
                 return  # it exists with and without this child
@@ -180,7 +181,8 @@ class _Change:
             return self._nodes[name] or _NO_RRSETS
         return self._zone.node(name)
 
-    def _count(self, name: bytes) -> int:
+    def children(self, name: bytes) -> int:
+        """How many names exist directly below `name`."""
         if name in self._children:
             return self._children[name] or 0
         return self._zone.shape.children.get(name, 0)

@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 from appliance.dns import names
 from appliance.dns.lookup import look_up
 from appliance.dns.numbers import AAAA, MX, NXDOMAIN, TXT, A
-from appliance.dns.overlay import MAX_LIVE_RECORDS, Reason, conflicts_at_load, lay
-from appliance.dns.zone import RRset, Zone, soa_minimum, soa_serial
+from appliance.dns.overlay import MAX_LIVE_RECORDS, Reason, conflicts_at_load, finish, lay, laying
+from appliance.dns.zone import Node, RRset, Zone, soa_minimum, soa_serial
+from appliance.dns.zonefile import ZoneFileError
 from tests.dns.asking import ask, zone
 
+SHAPE = ("children", "nameservers", "cuts", "dnames")
 ONE = b"\x0a\x05\x00\x05"
 SERVER = b"\x1br=superprotocol;ip=10.5.0.5"
 
@@ -257,3 +259,52 @@ def test_any_overlay_is_a_sound_zone(written: list[str], sets: list[tuple[str, i
         assert after.answer, "an empty non-terminal hid a wildcard"
     if after.rcode == NXDOMAIN:
         assert not laid.exists(name)
+
+
+STATIC_LINES = st.tuples(
+    NAMES, st.sampled_from(("TXT t", "A 192.0.2.9", "CNAME x", "NS out.invalid.", "AAAA ::1"))
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.lists(NAMES, max_size=4),
+    st.lists(st.tuples(LIVE, st.lists(STATIC_LINES, max_size=2), st.booleans()), max_size=5),
+)
+def test_a_change_leads_to_what_a_new_overlay_would_be(
+    written: list[str], steps: list[tuple[list[tuple[str, int]], list[tuple[str, str]], bool]]
+) -> None:
+    """Live records and the static zone under them change: only that is done again, and it is all."""
+    static = zone("".join(f"{name} TXT t\n" for name in written))
+    before = finish(laying(static, {}, 100))
+    for number, (sets, lines, gone) in enumerate(steps):
+        put = live(*sets)
+        changed = {
+            name
+            for name, rtype in {**before.live, **put}
+            if before.live.get((name, rtype)) != put.get((name, rtype))
+        }
+        nodes: dict[bytes, Node] = {}
+        for name, data in lines:
+            try:
+                nodes[at(name)] = {} if gone else zone(f"{name} {data}\n").node(at(name))
+            except ZoneFileError:
+                continue
+        static = static.changed(nodes)[0]
+        after = finish(laying(static, put, 101 + number, before, changed))
+        new = finish(laying(static, put, 101 + number))
+        assert after.zone == new.zone
+        assert after.filled == new.filled
+        assert dict(after.accepted) == dict(new.accepted)
+        assert dict(after.conflicts) == dict(new.conflicts)
+        assert all(
+            dict(getattr(after.zone.shape, part)) == dict(getattr(new.zone.shape, part)) for part in SHAPE
+        )
+        if after.names is not None:
+            differ = {
+                name
+                for name in {*before.zone.rrsets, *after.zone.rrsets}
+                if before.zone.node(name) != after.zone.node(name)
+            }
+            assert differ - {static.apex} <= after.names
+        before = after
