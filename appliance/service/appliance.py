@@ -31,6 +31,7 @@ from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.gating import SecretsUnreadable, gate_of, reload_secrets
 from appliance.service.nameserver.notifier import Notifier
+from appliance.service.nameserver.places import Places
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.tcp import TcpNameserver
 from appliance.service.nameserver.transfers import Transfers
@@ -101,6 +102,9 @@ class Nameserving:
             [listen.host for listen in settings.listen],
         )
         update = self.updates.update
+        self._listed = {address.host for address in (*own, *settings.servers)}
+        self._listed |= {one.address.host for one in settings.secondaries}
+        places = Places(self._is_ours)
         self.listening: list[UdpNameserver | TcpNameserver] = []
         for listen in settings.listen:
             where = listen.host, listen.port
@@ -108,8 +112,13 @@ class Nameserving:
                 UdpNameserver(reactor, responder, *where, update=update, transfers=transfers)
             )
             self.listening.append(
-                TcpNameserver(reactor, responder, *where, update=update, transfers=transfers)
+                TcpNameserver(reactor, responder, *where, update=update, transfers=transfers, places=places)
             )
+
+    def _is_ours(self, host: str) -> bool:
+        """Whether a tunnel server or a secondary of ours is at `host`."""
+        servers = self._store.servers()
+        return host in self._listed or any(one.host == host for each in servers for one in each.addresses)
 
     def reload(self) -> list[str]:
         """Read the zone files again; what is wrong in those that stay as they were."""

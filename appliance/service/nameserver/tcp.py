@@ -6,7 +6,6 @@ he does not read from us, or while a transfer goes to him.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import time
 from collections import Counter
@@ -15,7 +14,6 @@ from enum import Enum
 from typing import Any
 
 from twisted.application import service
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.interfaces import (
     IAddress,
@@ -35,17 +33,18 @@ from zope.interface import implementer
 from appliance.dns.responder import Responder
 from appliance.dns.transfer import TransferAsked
 from appliance.dns.update import UpdateAsked
+from appliance.service.nameserver.places import Places
 from appliance.service.nameserver.transfers import Outgoing, Transfers
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_tcp
 
-MAX_CONNECTIONS = 100  # NSD's tcp-count; the longest idle one goes when another comes
-MAX_CONNECTIONS_PER_SOURCE = 10  # an IPv4 address or an IPv6 /64: no one source has them all
 IDLE_SECONDS = 10.0  # without a message, or without reading our answers; Knot's tcp-idle-timeout
 MESSAGE_SECONDS = 2.0  # from the first octet of a message to its last; stalled ones are an attack
+EARNING_SECONDS = 2.0  # to a first query, where a source has many connections without one
 TRANSFER_WAIT_SECONDS = 60.0  # for a place among the transfers, ten of which are made at once
 STOP_SECONDS = 1.0  # for answers under way when the service stops
 MAX_MESSAGE_OCTETS = 16 * 1024  # a query has under 300, a large UPDATE some thousand
+MAX_IN_FLIGHT = 16  # UPDATEs of one connection that wait for the disk; until then nothing is read
 TURN_MESSAGES = 100  # answered in one turn of the reactor (3 ms); the rest waits for the next
 TURN_OCTETS = 64 * 1024  # of answers in one turn: what the transport takes before it is full
 
@@ -66,15 +65,25 @@ class TcpNameserver(service.Service):
         wall: Callable[[], float] = time.time,
         update: Update = refused,
         transfers: Transfers | None = None,
+        places: Places | None = None,
     ) -> None:
-        """Without `transfers` there must be no keys that they could be asked for with."""
+        """Without `transfers` there must be no keys that they could be asked for with. Those that listen on
+        several addresses share `places`."""
         self.host = host
         self.port = port
         self.counters: Counter[str] = Counter()
         self._reactor = reactor
         self._socket: socket.socket | None = None
         self._listening: IListeningPort | None = None
-        self._factory = _Connections(IReactorTime(reactor), responder, self.counters, wall, update, transfers)
+        self._factory = _Connections(
+            IReactorTime(reactor),
+            responder,
+            self.counters,
+            wall,
+            update,
+            transfers,
+            Places() if places is None else places,
+        )
 
     @property
     def connections(self) -> int:
@@ -127,6 +136,7 @@ class _Connections(ServerFactory):
         wall: Callable[[], float],
         update: Update,
         transfers: Transfers | None,
+        places: Places,
     ) -> None:
         self.reactor = reactor
         self.responder = responder
@@ -134,40 +144,25 @@ class _Connections(ServerFactory):
         self.wall = wall
         self.update = update
         self.transfers = transfers
-        # In the order of their last message: the first one has been idle for longest.
-        self.open: dict[_DnsConnection, None] = {}
-        self._of_source: Counter[object] = Counter()
+        self.places = places
+        self.open: set[_DnsConnection] = set()
         self._all_gone: list[Deferred[None]] = []
 
     def logPrefix(self) -> str:
         return "dns-tcp"
 
     def buildProtocol(self, addr: IAddress | None) -> Protocol | None:
-        source = _source(addr)
-        if self._of_source[source] >= MAX_CONNECTIONS_PER_SOURCE:
-            self.counters["refused: too many of one source"] += 1
-            return None
-        if len(self.open) >= MAX_CONNECTIONS:
-            next(iter(self.open)).abort("ended: idle for longest when all places were taken")
-        host = getattr(addr, "host", "")
-        return _DnsConnection(self, source, host)
+        return _DnsConnection(self, getattr(addr, "host", ""))
 
     def made(self, connection: _DnsConnection) -> None:
-        self.open[connection] = None
-        self._of_source[connection.source] += 1
-
-    def active(self, connection: _DnsConnection) -> None:
-        if connection in self.open:
-            del self.open[connection]
-            self.open[connection] = None
+        self.places.take(connection)
+        self.open.add(connection)
 
     def gone(self, connection: _DnsConnection) -> None:
         if connection not in self.open:
             return  # its place was given away already
-        del self.open[connection]
-        self._of_source[connection.source] -= 1
-        if not self._of_source[connection.source]:
-            del self._of_source[connection.source]
+        self.open.discard(connection)
+        self.places.leave(connection)
         if not self.open:
             waiting, self._all_gone = self._all_gone, []
             for gone in waiting:
@@ -192,13 +187,14 @@ class _DnsConnection(Protocol):
     transport: Connection
     _log = Logger()
 
-    def __init__(self, connections: _Connections, source: object, host: str) -> None:
-        self.source = source
-        self._host = host
+    def __init__(self, connections: _Connections, host: str) -> None:
+        self.host = host
         self._all = connections
         self._phase = _Phase.OPEN
         self._received = bytearray()
         self._is_within_message = False
+        self._has_answered = False
+        self._had_time = False  # to earn its place
         self._is_unread = False  # the peer leaves our answers lying: the transport is full
         self._updating = 0  # UPDATEs that are being done
         self._outgoing: Outgoing | None = None  # the transfer to this peer: what he asks meanwhile waits
@@ -209,7 +205,10 @@ class _DnsConnection(Protocol):
         self._all.made(self)
         self.transport.setTcpNoDelay(True)
         self.transport.registerProducer(self, True)
-        self._expect_within(IDLE_SECONDS)
+        self._expect_within(EARNING_SECONDS)
+
+    def is_earning(self) -> bool:
+        return self._has_answered and not self._is_unread
 
     def dataReceived(self, data: bytes) -> None:
         if self._phase is _Phase.OPEN:
@@ -279,7 +278,7 @@ class _DnsConnection(Protocol):
 
     def send(self, message: bytes) -> None:
         self._expect_within(IDLE_SECONDS)
-        self._all.active(self)
+        self._all.places.moved(self)
         self.transport.write(len(message).to_bytes(2, "big") + message)
 
     def sent_all(self) -> None:
@@ -318,10 +317,13 @@ class _DnsConnection(Protocol):
             self._failed()
             return
         if answered:
-            self._all.active(self)
+            self._has_answered = True
+            self._all.places.moved(self)
         if self._is_unread or self._outgoing is not None:
             return
-        if self._has_whole_message():
+        if self._updating >= MAX_IN_FLIGHT:
+            self.transport.pauseProducing()
+        elif self._has_whole_message():
             self.transport.pauseProducing()
             self._next_turn = self._all.reactor.callLater(0, self._answer)
         elif self._phase is _Phase.ENDED:
@@ -333,13 +335,15 @@ class _DnsConnection(Protocol):
     def _answer_some(self) -> int:
         """Answer one turn's worth of messages; how many it took. Raises _BadLength after answering."""
         respond = self._all.responder.respond
-        host, now, wall = self._host, self._all.reactor.seconds(), self._all.wall()
+        host, now, wall = self.host, self._all.reactor.seconds(), self._all.wall()
         received = self._received
         answers: list[bytes] = []
         transfer: TransferAsked | None = None
         at = taken = octets = 0
         try:
             while taken < TURN_MESSAGES and octets < TURN_OCTETS and transfer is None:
+                if self._updating >= MAX_IN_FLIGHT:
+                    break
                 end = _end_of_message(received, at)
                 if end is None:
                     break
@@ -368,6 +372,9 @@ class _DnsConnection(Protocol):
         if self._phase is _Phase.CLOSING:
             return
         self.transport.write(len(answer).to_bytes(2, "big") + answer)
+        if self._updating == MAX_IN_FLIGHT - 1:
+            self._answer()
+            return
         is_idle = not self._updating and self._outgoing is None and not self._has_whole_message()
         if self._phase is _Phase.ENDED and is_idle:
             self.close("ended: by the peer")
@@ -399,6 +406,12 @@ class _DnsConnection(Protocol):
             self.abort("aborted: answers were not read")
         elif self._is_within_message:
             self.close("ended: a message took too long")
+        elif not self._has_answered and not self._had_time:
+            self._had_time = True
+            if self._all.places.may_wait(self):
+                self._expect_within(IDLE_SECONDS - EARNING_SECONDS)
+            else:
+                self.close("ended: no query, as many others of its source")
         else:
             self.close("ended: idle")
 
@@ -428,10 +441,3 @@ def _end_of_message(octets: bytearray, at: int) -> int | None:
         raise _BadLength
     end = at + 2 + length
     return end if len(octets) >= end else None
-
-
-def _source(address: IAddress | None) -> object:
-    """What is counted as one source: an IPv4 address, or an IPv6 /64, which is what one household gets."""
-    if isinstance(address, IPv6Address):
-        return int(ipaddress.IPv6Address(address.host)) >> 64
-    return address.host if isinstance(address, IPv4Address) else address
