@@ -74,7 +74,7 @@ class Appliance:
         ]
         (directory / "appliance.toml").write_text("\n".join(lines) + "\n")
 
-    def start(self) -> Process:
+    def start(self, seconds: float = 10.0) -> Process:
         """Start it, and wait until it says that it is ready."""
         self._starts += 1
         self.process = Process(
@@ -82,7 +82,7 @@ class Appliance:
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
         )
-        self.process.says("ready")
+        self.process.says("ready", seconds)
         return self.process
 
     def command(self, *arguments: str | Path, fails: bool = False) -> str:
