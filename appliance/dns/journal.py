@@ -7,12 +7,13 @@ changes that UPDATE made, is in amendments.)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from appliance.dns.numbers import SOA
+from appliance.dns.steps import finish
 from appliance.dns.zone import RRset, Zone, soa_serial
 
 # A secondary that missed a NOTIFY asks again after the SOA's REFRESH, an hour or so; live records change a
@@ -58,6 +59,13 @@ def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> 
 
     `names`, when given, are the only ones at which anything can differ; without them every name is looked at.
     """
+    return finish(finding_difference(old, new, names))
+
+
+def finding_difference(
+    old: Zone, new: Zone, names: Collection[bytes] | None = None
+) -> Generator[None, None, Change]:
+    """`difference` in steps of some microseconds, each a yield."""
     removed: list[RRset] = []
     added: list[RRset] = []
     for name in old.rrsets.keys() | new.rrsets.keys() if names is None else names:
@@ -65,6 +73,7 @@ def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> 
         if before is not after:
             removed += _missing(before, after)
             added += _missing(after, before)
+        yield
     return Change(old.soa, new.soa, tuple(removed), tuple(added))
 
 

@@ -1,6 +1,6 @@
 """A large mapping with a few changes over it: a new version costs what was changed, whatever it is of.
 
-Hidden here: how versions share what they have in common, and when the layers become one.
+Hidden here: how versions share what they have in common.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def differing(one: Mapping[K, V], other: Mapping[K, V]) -> set[K] | None:
 def with_changes(mapping: Mapping[K, V], changes: Mapping[K, V | None]) -> Mapping[K, V]:
     """`mapping` with `changes`: a new value for a key, or None where it is gone.
 
-    Costs as much as all that is layered over the lowest mapping, which is never more than that mapping itself
-    where that is a dict: then both become one.
+    There are never more than two layers: this costs as much as all that was ever changed of the lower one.
     """
     if not changes:
         return mapping
@@ -79,6 +78,4 @@ def with_changes(mapping: Mapping[K, V], changes: Mapping[K, V | None]) -> Mappi
         over: dict[K, V | None] = {**mapping.over, **changes}
     else:
         under, over = mapping, dict(changes)
-    if isinstance(under, dict) and len(over) > len(under):
-        return {key: value for key, value in {**under, **over}.items() if value is not None}
     return Layered(under, over, count)

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final, TypeVar, cast
+from typing import Final
 
 from appliance.dns import names
 from appliance.dns.layered import differing, with_changes
 from appliance.dns.numbers import AAAA, CNAME, DNAME, NS, SOA, TXT, A
+from appliance.dns.steps import finish
 from appliance.dns.zone import Change, RRset, Zone, soa_minimum, soa_with
-
-T = TypeVar("T")
 
 # A resolver that heard "no such name" must ask again soon, or a name that has just come to life stays
 # dark; so negative answers live no longer than live records do.
@@ -140,15 +139,6 @@ def laying(
         work.fill(name)
         yield
     return work.done(serial)
-
-
-def finish(steps: Generator[None, None, T]) -> T:
-    """What the steps come to, all at once."""
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return cast(T, end.value)
 
 
 class _Laying:

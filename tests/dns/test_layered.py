@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.dns.layered import Layered, with_changes
+from appliance.dns.layered import Layered, differing, with_changes
 
 KEYS = st.integers(0, 9)
 
@@ -34,9 +34,12 @@ def test_any_changes(first: dict[int, int], steps: list[dict[int, int | None]]) 
         assert dict(before) == were
 
 
-def test_few_changes_are_laid_over_and_many_become_one() -> None:
+def test_there_are_never_more_than_two_layers() -> None:
     large = dict.fromkeys(range(100), "old")
-    few = with_changes(large, {1: "new"})
-    assert isinstance(few, Layered)
-    assert few.under is large
-    assert isinstance(with_changes(few, dict.fromkeys(range(200), "new")), dict)
+    once = with_changes(large, {1: "new"})
+    twice = with_changes(once, {2: "new"})
+    assert isinstance(twice, Layered)
+    assert twice.under is large
+    assert differing(once, twice) == {2}
+    assert differing(large, twice) == {1, 2}
+    assert differing({}, twice) is None

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from appliance.dns import names
 from appliance.dns.lookup import look_up
 from appliance.dns.numbers import AAAA, MX, NXDOMAIN, TXT, A
-from appliance.dns.overlay import MAX_LIVE_RECORDS, Reason, conflicts_at_load, finish, lay, laying
+from appliance.dns.overlay import MAX_LIVE_RECORDS, Reason, conflicts_at_load, lay, laying
+from appliance.dns.steps import finish
 from appliance.dns.zone import Node, RRset, Zone, soa_minimum, soa_serial
 from appliance.dns.zonefile import ZoneFileError
 from tests.dns.asking import ask, zone

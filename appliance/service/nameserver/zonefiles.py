@@ -8,8 +8,10 @@ reserved on disk before anybody saw it. The apex of a zone comes from its SOA; t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 from twisted.application import service
@@ -20,14 +22,17 @@ from twisted.python.failure import Failure
 
 from appliance.dns import names
 from appliance.dns.amendments import Merged, merge
-from appliance.dns.journal import Journal, difference
+from appliance.dns.journal import Change, Journal, finding_difference
+from appliance.dns.layered import with_changes
 from appliance.dns.numbers import SOA
-from appliance.dns.overlay import Conflict, Live, conflicts_at_load, lay
+from appliance.dns.overlay import LIVE_TYPES, Conflict, Laid, Live, conflicts_at_load, laying
 from appliance.dns.responder import Responder
 from appliance.dns.rrtypes import text_of
 from appliance.dns.serial import MODULUS, is_newer, next_serial
+from appliance.dns.steps import finish
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
 from appliance.dns.zonefile import ZoneFileError, read_zone
+from appliance.service.nameserver.slices import Slices
 from appliance.service.store import Store, StoreFailed
 
 RESERVED_AHEAD = 2048
@@ -38,6 +43,15 @@ KEPT_FOR_CHANGES = RESERVED_AHEAD // 4
 """Serials of a block that the clock does not use up: 64 changes while the disk does not answer."""
 RENEW_SECONDS = RESERVED_AHEAD / 4
 """So that, with one serial a second as the clock runs, what is kept for changes is never begun."""
+
+
+MAX_COMPARED_NAMES = 5_000
+"""A zone file with more names that is loaded again is not compared with the one before: secondaries get the
+whole zone, as they do where more than half of one changed."""
+
+_Key = tuple[bytes, int]
+LiveChange = tuple[_Key, RRset | None]
+"""The live rrset of a name and type; None: it is gone."""
 
 
 class ZonesRefused(Exception):
@@ -54,10 +68,25 @@ class Served:
     and all of it as published."""
 
     file: Zone
-    static: Zone
-    live: Live
-    zone: Zone
-    conflicts: tuple[Conflict, ...]
+    laid: Laid
+    change: Change | None
+    """From the version before; None where there is none, or it is too large to be kept."""
+
+    @property
+    def static(self) -> Zone:
+        return self.laid.static
+
+    @property
+    def live(self) -> Live:
+        return self.laid.live
+
+    @property
+    def zone(self) -> Zone:
+        return self.laid.zone
+
+    @property
+    def conflicts(self) -> tuple[Conflict, ...]:
+        return tuple(conflict for found in self.laid.conflicts.values() for conflict in found)
 
 
 def read_zones(directory: Path) -> dict[Path, Zone]:
@@ -95,7 +124,10 @@ class Zonefiles(service.Service):
         self._index = index
         self._wall = wall
         self._files: dict[Path, Zone] = {}
-        self._live: dict[tuple[bytes, int], RRset] = {}
+        self._live: dict[_Key, RRset] = {}
+        self._dirty: set[bytes] = set()  # names at which something else is live than is laid
+        self._coming: deque[Iterator[LiveChange]] = deque()
+        self._slices = Slices(reactor)
         self._served: dict[bytes, Served] = {}
         self._merged: dict[bytes, tuple[Zone, Merged]] = {}
         self._journals: dict[bytes, Journal] = {}
@@ -125,11 +157,12 @@ class Zonefiles(service.Service):
 
     def load(self) -> None:
         """Read all files and serve them, waiting for the disk. Raises ZonesRefused or StoreFailed."""
+        self._slices.finish()
         zones, errors = self._read()
         if errors:
             raise ZonesRefused(_flat(errors))
         self._files = zones
-        self._serve(may_wait=True)
+        finish(self._serving(may_wait=True))
 
     def reload(self) -> list[str]:
         """Read all files again; the errors (`file:line: what`). A bad file's zone stays as it was.
@@ -137,6 +170,10 @@ class Zonefiles(service.Service):
         A zone whose file is gone is no longer served; when no file can be found everything stays. Waits for
         the disk, and raises StoreFailed (nothing has changed then) when a zone needs a serial and gets none.
         """
+        self._slices.finish()
+        return finish(self._reloading())
+
+    def _reloading(self) -> Generator[None, None, list[str]]:
         try:
             zones, errors = self._read()
         except ZonesRefused as refused:
@@ -153,18 +190,42 @@ class Zonefiles(service.Service):
             self._log.warn("{path} was not loaded: {apex} stays as it was", path=path, apex=apex)
         before, self._files = self._files, {**zones, **kept}
         try:
-            self._serve(may_wait=True)
+            yield from self._serving(may_wait=True)
         except StoreFailed:
             self._files = before
             raise
         return _flat(errors)
 
     def lay(self, live: Live) -> None:
-        """From now on `live` are the live records, all of them; only zones whose content that changes get a
-        new version. Never waits for the disk.
+        """From now on `live` are the live records, all of them; as `change`."""
+        self.change(chain(((key, None) for key in tuple(self._live) if key not in live), live.items()))
+
+    def change(self, changes: Iterable[LiveChange]) -> None:
+        """From now on these live records are others, or none.
+
+        Only zones whose content that changes get a new version, each of them one, when all `changes` are
+        read. That is done in slices, and begins at once; never waits for the disk.
         """
-        self._live = dict(live)
-        self._serve(may_wait=False)
+        self._coming.append(iter(changes))
+        if not self._slices.busy:
+            self._slices.run(self._changing()).addErrback(self._change_failed)
+
+    def _changing(self) -> Generator[None, None, None]:
+        while self._coming:
+            while self._coming:
+                for key, rrset in self._coming.popleft():
+                    if self._live.get(key) != rrset:
+                        self._dirty.add(key[0])
+                        if rrset is not None:
+                            self._live[key] = rrset
+                        else:
+                            del self._live[key]
+                    yield
+            yield from self._serving(may_wait=False)
+
+    def _change_failed(self, failure: Failure) -> None:
+        """A mistake of ours: what is published stays published."""
+        self._log.failure("live records were not published", failure)
 
     def served(self, apex: bytes) -> Served | None:
         """What is in service as the zone `apex`."""
@@ -175,6 +236,7 @@ class Zonefiles(service.Service):
 
         Where the file has been replaced meanwhile the amendments are laid over the new one. Never waits.
         """
+        self._slices.finish()
         apex = file.apex
         if (served := self._served.get(apex)) is None:
             return
@@ -182,7 +244,7 @@ class Zonefiles(service.Service):
             self._merged[apex] = file, Merged(static, ())
         else:
             self._merged.pop(apex, None)
-        self._serve(may_wait=False)
+        finish(self._serving(may_wait=False))
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -190,6 +252,7 @@ class Zonefiles(service.Service):
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
+        self._slices.finish()
         self._renewal.stop()
 
     def _read(self) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
@@ -197,30 +260,58 @@ class Zonefiles(service.Service):
         zones, errors = _read_all(self._directory)
         live_of = _by_zone(self._live, {zone.apex for zone in zones.values()})
         for path, zone in list(zones.items()):
-            wrong = [f"{path}: {one}" for one in conflicts_at_load(zone, live_of[zone.apex]) if one.is_error]
+            beside = {key: rrset for key, rrset in live_of[zone.apex].items() if key[1] in zone.node(key[0])}
+            wrong = [f"{path}: {one}" for one in conflicts_at_load(zone, beside) if one.is_error]
             if wrong:
                 errors[path] = wrong
                 del zones[path]
         return zones, errors
 
-    def _serve(self, *, may_wait: bool) -> None:
+    def _serving(self, *, may_wait: bool) -> Generator[None, None, None]:
         """Make what is in service equal to the files and the live records."""
         files = {zone.apex: zone for zone in self._files.values()}
-        live_of = _by_zone(self._live, files)
+        live_of = self._live_of(files)
         next_ones: dict[bytes, Served] = {}
         for apex, file in files.items():
             static = self._with_amendments(file)
+            live, dirty = live_of[apex]
             before = self._served.get(apex)
-            if before is not None and before.static is static and before.live == live_of[apex]:
+            if before is not None and before.static is static and not dirty:
                 next_ones[apex] = before
             else:
-                next_ones[apex] = self._laid(file, static, live_of[apex], may_wait=may_wait)
+                next_ones[apex] = yield from self._laid(file, static, live, dirty, may_wait=may_wait)
         if may_wait:
             zones = (served.zone for served in next_ones.values())
             fresh = [zone for zone in zones if not self._is_reserved(zone.apex, zone.serial)]
             self._store.reserve_now({zone.apex: self._ahead(zone.serial) for zone in fresh})
+        self._dirty.clear()
         self._publish(next_ones)
         self._renew()
+
+    def _live_of(self, apexes: Collection[bytes]) -> dict[bytes, tuple[Live, set[bytes]]]:
+        """The live records of each zone, and the names at which they are others than it has in service."""
+        if apexes != self._served.keys():
+            found: dict[bytes, tuple[Live, set[bytes]]] = {}
+            for apex, live in _by_zone(self._live, apexes).items():
+                before = self._served[apex].live if apex in self._served else {}
+                keys = (key for key in {**before, **live} if before.get(key) != live.get(key))
+                found[apex] = live, {name for name, _ in keys}
+            return found
+        dirty: dict[bytes, set[bytes]] = {apex: set() for apex in apexes}
+        for name in self._dirty:
+            closest = _closest(name, apexes)
+            if closest is not None:
+                dirty[closest].add(name)
+        return {
+            apex: (
+                with_changes(
+                    self._served[apex].live,
+                    {(name, rtype): self._live.get((name, rtype)) for name in at for rtype in LIVE_TYPES},
+                ),
+                at,
+            )
+            for apex, at in dirty.items()
+        }
 
     def _with_amendments(self, file: Zone) -> Zone:
         """The zone of `file` with what UPDATE changed."""
@@ -229,15 +320,23 @@ class Zonefiles(service.Service):
             before = self._merged[file.apex] = file, merge(file, self._store.amendments(file.apex).values())
         return before[1].zone
 
-    def _laid(self, file: Zone, static: Zone, live: Live, *, may_wait: bool) -> Served:
+    def _laid(
+        self, file: Zone, static: Zone, live: Live, dirty: set[bytes], *, may_wait: bool
+    ) -> Generator[None, None, Served]:
         """The next version of a zone; the very one in service when only its number would differ."""
         before = self._served.get(static.apex)
         serial = self._next_serial(static, may_wait=may_wait)
-        zone, conflicts = lay(static, live, serial)
-        if before is not None and _same_content(before.zone, zone):
-            is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
-            zone = zone if is_raised else before.zone
-        return Served(file, static, live, zone, conflicts)
+        laid = yield from laying(static, live, serial, before.laid if before else None, dirty)
+        if before is None:
+            return Served(file, laid, None)
+        is_same = _same_content(before.zone, laid.zone) if laid.touched is None else not laid.touched
+        is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
+        if is_same and not is_raised:
+            return Served(file, replace(laid, zone=before.zone), None)
+        if laid.names is None and len(laid.zone.rrsets) > MAX_COMPARED_NAMES:
+            return Served(file, laid, None)
+        change = yield from finding_difference(before.zone, laid.zone, laid.names)
+        return Served(file, laid, change)
 
     def _publish(self, next_ones: dict[bytes, Served]) -> None:
         known_conflicts = set(self.conflicts)
@@ -250,9 +349,11 @@ class Zonefiles(service.Service):
             before = self._served.get(apex)
             if before is None or served.zone is not before.zone:
                 self._last[apex] = served.zone.serial
-                if before is not None:
-                    self.journal(apex).add(difference(before.zone, served.zone))
-                self.responder.replace(served.zone)
+                if served.change is not None:
+                    self.journal(apex).add(served.change)
+                else:
+                    self.journal(apex).clear()
+                self.responder.replace(served.zone, None if before is None else served.laid.touched)
                 fresh.append(served.zone)
             if before is None or served.file is not before.file:
                 self._tell_loaded(served.file)
@@ -380,14 +481,20 @@ def _flat(errors: Mapping[Path, list[str]]) -> list[str]:
 
 def _by_zone(live: Live, apexes: Collection[bytes]) -> dict[bytes, dict[tuple[bytes, int], RRset]]:
     """The live records of each zone: a name belongs to the zone with the longest apex at or above it."""
-    found: dict[bytes, dict[tuple[bytes, int], RRset]] = {apex: {} for apex in apexes}
+    found: dict[bytes, dict[_Key, RRset]] = {apex: {} for apex in apexes}
     for key, rrset in live.items():
-        above = key[0]
-        while above not in found and above != names.ROOT:
-            above = names.parent(above)
-        if above in found:
-            found[above][key] = rrset
+        apex = _closest(key[0], apexes)
+        if apex is not None:
+            found[apex][key] = rrset
     return found
+
+
+def _closest(name: bytes, apexes: Collection[bytes]) -> bytes | None:
+    while name not in apexes:
+        if name == names.ROOT:
+            return None
+        name = names.parent(name)
+    return name
 
 
 def _same_content(one: Zone, other: Zone) -> bool:
