@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import secrets
 import signal
 import socket
@@ -24,6 +23,7 @@ from tests.end_to_end.programs import Process, free_port, need, wait_for
 from tests.end_to_end.site import ZONE, Appliance, Ports
 
 KEY_NAME = "transfer.site.test"
+HOWTO = Path(__file__).resolve().parents[2] / "docs" / "howto" / "secondaries.md"
 ASK_SECONDS = 5.0
 Records = set[tuple[str, int, str]]
 
@@ -123,6 +123,8 @@ class Secondary:
     """One of the three. `primary_port` is where it transfers from."""
 
     program: str
+    language: str
+    """Of its lines in the how-to."""
     ready: str
 
     def __init__(self, directory: Path) -> None:
@@ -132,20 +134,27 @@ class Secondary:
         self.process: Process | None = None
         self._starts = 0
 
-    def configure(self, primary: Primary, primary_port: int | None = None) -> None:
-        values = {
-            "directory": str(self.directory),
-            "port": str(self.port),
-            "key": KEY_NAME,
-            "secret": primary.secret,
-            "zone": ZONE,
-            "primary": str(primary_port or primary.ports.dns),
-        }
-        (self.directory / "conf").write_text(
-            re.sub(r"<(\w+)>", lambda match: values[match[1]], self.configuration)
-        )
+    preamble: str
+    """What is only of the test: where it listens and keeps its files."""
+    copying: tuple[str, str]
+    """What in the documented lines is replaced by what, so that the test may copy the zone from it."""
 
-    configuration: str
+    def configure(self, primary: Primary, primary_port: int | None = None) -> None:
+        """The lines of the how-to, with our zone and addresses."""
+        port = primary_port or primary.ports.dns
+        text = HOWTO.read_text().partition(f"```{self.language}\n")[2].partition("```")[0]
+        assert self.copying[0] in text
+        for documented, ours in (
+            self.copying,
+            ("192.0.2.53@53", f"127.0.0.1@{port}"),
+            ("192.0.2.53 port 53", f"127.0.0.1 port {port}"),
+            ("192.0.2.53", "127.0.0.1"),
+            ("example.org", ZONE),
+            ("SECRET", primary.secret),
+        ):
+            text = text.replace(documented, ours)
+        preamble = self.preamble.replace("<directory>", str(self.directory)).replace("<port>", str(self.port))
+        (self.directory / "conf").write_text(preamble + text)
 
     def arguments(self) -> list[str | Path]:
         raise NotImplementedError
@@ -183,8 +192,10 @@ class Secondary:
 
 class Nsd(Secondary):
     program = "nsd"
+    language = "nsd"
     ready = "started"
-    configuration = """\
+    copying = ("request-xfr", "provide-xfr: 127.0.0.1 NOKEY\n    request-xfr")
+    preamble = """\
 server:
     ip-address: 127.0.0.1@<port>
     username: ""
@@ -198,16 +209,6 @@ server:
     verbosity: 2
 remote-control:
     control-enable: no
-key:
-    name: "<key>"
-    algorithm: hmac-sha256
-    secret: "<secret>"
-zone:
-    name: "<zone>"
-    zonefile: ""
-    allow-notify: 127.0.0.1 <key>
-    request-xfr: 127.0.0.1@<primary> <key>
-    provide-xfr: 127.0.0.1 NOKEY
 """
 
     def arguments(self) -> list[str | Path]:
@@ -216,8 +217,10 @@ zone:
 
 class Knot(Secondary):
     program = "knotd"
+    language = "knot"
     ready = "server started"
-    configuration = """\
+    copying = ("[notify]", "[notify, copy]")
+    preamble = """\
 server:
     listen: 127.0.0.1@<port>
     rundir: "<directory>"
@@ -229,27 +232,13 @@ log:
     any: info
 database:
     storage: "<directory>"
-key:
-  - id: <key>
-    algorithm: hmac-sha256
-    secret: "<secret>"
-remote:
-  - id: primary
-    address: 127.0.0.1@<primary>
-    key: <key>
 acl:
-  - id: notify
-    address: 127.0.0.1
-    key: <key>
-    action: notify
   - id: copy
     address: 127.0.0.1
     action: transfer
-zone:
-  - domain: <zone>
+template:
+  - id: default
     storage: "<directory>"
-    master: primary
-    acl: [notify, copy]
 """
 
     def arguments(self) -> list[str | Path]:
@@ -258,8 +247,10 @@ zone:
 
 class Bind(Secondary):
     program = "named"
+    language = "bind"
     ready = "running"
-    configuration = """\
+    copying = ("type secondary;", "type secondary;\n    allow-transfer { 127.0.0.1; };")
+    preamble = """\
 options {
     directory "<directory>";
     listen-on port <port> { 127.0.0.1; };
@@ -268,16 +259,8 @@ options {
     session-keyfile "<directory>/session.key";
     recursion no;
     notify no;
-    allow-transfer { 127.0.0.1; };
 };
 controls { };
-key "<key>" { algorithm hmac-sha256; secret "<secret>"; };
-zone "<zone>" {
-    type secondary;
-    file "<zone>.db";
-    primaries { 127.0.0.1 port <primary> key "<key>"; };
-    allow-notify { key "<key>"; };
-};
 """
 
     def arguments(self) -> list[str | Path]:

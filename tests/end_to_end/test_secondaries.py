@@ -105,7 +105,7 @@ def test_a_reload_is_told_and_followed(running: Set) -> None:
 def test_a_secondary_that_lost_everything_gets_the_whole_zone(running: Set) -> None:
     nsd = next(one for one in running.secondaries if isinstance(one, Nsd))
     nsd.stop()
-    for path in nsd.directory.glob("xfrd.state*"):
+    for path in (*nsd.directory.glob("xfrd.state*"), *nsd.directory.glob("*.zone")):
         path.unlink()
     running.primary.live_change(0)
     nsd.start()
