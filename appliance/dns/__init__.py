@@ -13,7 +13,16 @@
     answer      the octets of an answer
     table       finished octets by question: the hot path
     responder   a message in, an answer out, or why it was dropped
+    rrtypes     types of records as they are written
+    sections    the bounded walk of a message that has many records
+    tsig        who sent a message: signatures, checked on the octets as they came
+    keyfile     the file of a key
+    policy      what the holder of a key may change
+    update      what an UPDATE asks for, and what comes of it
+    amendments  what UPDATE made of a zone file, which stays as it is
+    journal     what changed from version to version, for IXFR
 
-A query is table -> (on a miss) question -> lookup -> answer -> table. Nothing that came from the network is
-ever given to dnslib or dnspython: dnspython reads zone files, which are the operator's.
+A query is table -> (on a miss) question -> lookup -> answer -> table. An UPDATE is responder -> sections and
+tsig -> update -> amendments. Nothing that came from the network is ever given to dnslib; dnspython reads zone
+files, which are the operator's, and the data of records in an UPDATE whose signature was found right.
 """
