@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 
 from appliance.fleet.known import KnownNames
 from appliance.fleet.membership import Membership, Published, Standing
-from appliance.fleet.publish import live_records, may_be_published
+from appliance.fleet.publish import Publication, may_be_published
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.zonefiles import Zonefiles
 from appliance.service.store import SeenServer, Store, StoreFailed
@@ -67,6 +67,9 @@ class Registry(Service):
         self._membership = Membership()
         self._known = KnownNames()
         self._published = Published((), {}, ())
+        self._dirty: set[str] | None = None  # the names to publish again; None: all
+        self._had: set[str] = set()  # the names that are published
+        self._listing: frozenset[bytes] = frozenset()
         self._kept: dict[str, SeenServer] = {}
         self._laid_at = float("-inf")
         self._lay: Any = None
@@ -128,7 +131,7 @@ class Registry(Service):
         was_known = self._known.forget(name)
         if was_known:
             self._told_forgotten((name,))
-            self._soon()
+            self._soon((name,))
         return self._store.forget(name).addCallback(lambda _: was_known)
 
     # Servers: what the watches say
@@ -156,13 +159,13 @@ class Registry(Service):
         for address in addresses:
             self._membership.serving(address, boot, name)
         self._seen({name: expires})
-        self._soon()
+        self._soon((name,))
 
     def not_serving(self, addresses: Iterable[ServerAddress], boot: str, name: str) -> None:
         """A name has no session there any more."""
         for address in addresses:
             self._membership.not_serving(address, boot, name)
-        self._soon()
+        self._soon((name,))
 
     def dead(self, address: ServerAddress, boot: str) -> None:
         """That start of the server at this address is proved gone."""
@@ -193,6 +196,7 @@ class Registry(Service):
 
     def zones_changed(self) -> None:
         """The zones were loaded anew: names may be in one now that were in none."""
+        self._dirty = None
         self._publish()
 
     def status(self) -> dict[str, Any]:
@@ -230,7 +234,7 @@ class Registry(Service):
         longer = [name for name, expires in names.items() if self._known.know(name, expires)]
         if new:
             self._told_known(new)
-            self._soon()
+            self._soon(new)
         return [self._store.remember(name, names[name]) for name in longer]
 
     def _seen(self, names: Mapping[str, float]) -> None:
@@ -259,7 +263,12 @@ class Registry(Service):
                 return member.server_id, member.standing
         return None
 
-    def _soon(self, *, urgent: bool = False) -> None:
+    def _soon(self, names: Iterable[str] | None = None, *, urgent: bool = False) -> None:
+        """Publish `names` again, or everything."""
+        if names is None:
+            self._dirty = None
+        elif self._dirty is not None:
+            self._dirty.update(names)
         if not self.running:
             return
         now = self._reactor.seconds()
@@ -278,7 +287,14 @@ class Registry(Service):
         self._laid_at = self._reactor.seconds()
         held_before = self._published.held
         self._published = published = self._membership.published()
-        self._zonefiles.lay(live_records(published, self._known, self._zonefiles.apexes, self._discovery))
+        publication = Publication(published, self._zonefiles.apexes, self._discovery)
+        dirty, self._dirty = self._dirty, set()
+        names = {*self._known, *self._had} if dirty is None else dirty
+        self._had.update(names)
+        self._had.difference_update([name for name in names if name not in self._known])
+        known = ((name, name in self._known) for name in names)
+        self._zonefiles.change(publication.changes(known, self._listing))
+        self._listing = publication.listing
         self._keep(published.addresses)
         if published.held and published.held != held_before:
             held = ", ".join(map(str, published.held))

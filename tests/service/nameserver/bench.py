@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from twisted.internet.task import Clock
 from appliance.dns.names import from_text
 from appliance.dns.zone import RRset
 from appliance.service.nameserver.registry import Registry
-from appliance.service.nameserver.zonefiles import Zonefiles
+from appliance.service.nameserver.zonefiles import LiveChange, Zonefiles
 from appliance.service.store import Store
 from appliance.tunnel.discovery import ServerAddress, read_txt
 
@@ -32,9 +32,9 @@ class Laying(Zonefiles):
 
     laid: list[tuple[float, Mapping[tuple[bytes, int], RRset]]]
 
-    def lay(self, live: Mapping[tuple[bytes, int], RRset]) -> None:
-        self.laid.append((self._renewal.clock.seconds(), live))
-        super().lay(live)
+    def change(self, changes: Iterable[LiveChange]) -> None:
+        super().change(changes)
+        self.laid.append((self._renewal.clock.seconds(), dict(self._live)))
 
 
 class Bench:

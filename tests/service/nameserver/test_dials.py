@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
-from appliance.dns.zone import RRset
 from appliance.service.nameserver.dials import Dial, Meeting
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.watcher import Watcher
-from appliance.service.nameserver.zonefiles import Zonefiles
+from appliance.service.nameserver.zonefiles import LiveChange, Zonefiles
 from appliance.service.store import Store
 from appliance.tunnel.certificates import SERVICE_NAME, Credential, issue_server
 from appliance.tunnel.crl import RevocationList
@@ -112,13 +111,13 @@ async def test_a_killed_server_is_out_of_the_zone_within_a_second(tmp_path: Path
     zonefiles = Zonefiles(tmp_path, store, reactor)
     zonefiles.load()
     laid: list[int] = []
-    lay = zonefiles.lay
+    change = zonefiles.change
 
-    def counted(live: dict[tuple[bytes, int], RRset]) -> None:
-        laid.append(len(live))
-        lay(live)
+    def counted(changes: Iterable[LiveChange]) -> None:
+        change(changes)
+        laid.append(len(zonefiles._live))
 
-    zonefiles.lay = counted  # type: ignore[assignment,method-assign]
+    zonefiles.change = counted  # type: ignore[method-assign]
     other = ServerAddress(ELSEWHERE)
     registry = Registry(reactor, store, zonefiles, listed=[address, other], private_addresses=True)
     registry.startService()
