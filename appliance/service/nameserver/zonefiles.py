@@ -103,6 +103,8 @@ def read_zones(directory: Path) -> dict[Path, Zone]:
 class Zonefiles(service.Service):
     """The zones of `directory`, answered by `responder`; `index` (0 to 7) is this nameserver's in its zones.
 
+    Without a directory the zones are those that were taken from their primary. `on_static` hear of every
+    version of what is not live.
     As a running service it renews the reserved serials in time; without it they are renewed at changes.
     """
 
@@ -110,7 +112,7 @@ class Zonefiles(service.Service):
 
     def __init__(
         self,
-        directory: Path,
+        directory: Path | None,
         store: Store,
         reactor: IReactorTime,
         *,
@@ -124,6 +126,7 @@ class Zonefiles(service.Service):
         self._index = index
         self._wall = wall
         self._files: dict[Path, Zone] = {}
+        self._taken: dict[bytes, Zone] = {}
         self._live: dict[_Key, RRset] = {}
         self._dirty: set[bytes] = set()  # names at which something else is live than is laid
         self._coming: deque[Iterator[LiveChange]] = deque()
@@ -132,6 +135,7 @@ class Zonefiles(service.Service):
         self._merged: dict[bytes, tuple[Zone, Merged]] = {}
         self._journals: dict[bytes, Journal] = {}
         self._told: list[Callable[[Zone], None]] = []
+        self._told_static: list[Callable[[Zone, int], None]] = []
         self._last: dict[bytes, int] = {}
         self._renewing = False
         self._renewal = LoopingCall(self._renew)
@@ -154,6 +158,32 @@ class Zonefiles(service.Service):
     def on_published(self, told: Callable[[Zone], None]) -> None:
         """`told` hears of every new version, once it is being served and its change is in the journal."""
         self._told.append(told)
+
+    def on_static(self, told: Callable[[Zone, int], None]) -> None:
+        """`told` hears of each zone without its live records when that changes, and of the serial that is
+        published since."""
+        self._told_static.append(told)
+
+    def take(self, zone: Zone) -> None:
+        """Serve `zone`, as it came from its primary, in place of the version before, under the live records.
+
+        Waits for the disk when it needs a serial, and raises StoreFailed (nothing has changed then) when it
+        gets none.
+        """
+        self._taking({**self._taken, zone.apex: zone})
+
+    def drop(self, apex: bytes) -> None:
+        """No longer serve the zone `apex`, which was taken."""
+        self._taking({other: zone for other, zone in self._taken.items() if other != apex})
+
+    def _taking(self, taken: dict[bytes, Zone]) -> None:
+        self._slices.finish()
+        before, self._taken = self._taken, taken
+        try:
+            finish(self._serving(may_wait=True))
+        except StoreFailed:
+            self._taken = before
+            raise
 
     def load(self) -> None:
         """Read all files and serve them, waiting for the disk. Raises ZonesRefused or StoreFailed."""
@@ -257,6 +287,8 @@ class Zonefiles(service.Service):
 
     def _read(self) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
         """As _read_all; a file that says of a live name what only live records may say is bad, too."""
+        if self._directory is None:
+            return {}, {}
         zones, errors = _read_all(self._directory)
         live_of = _by_zone(self._live, {zone.apex for zone in zones.values()})
         for path, zone in list(zones.items()):
@@ -269,7 +301,7 @@ class Zonefiles(service.Service):
 
     def _serving(self, *, may_wait: bool) -> Generator[None, None, None]:
         """Make what is in service equal to the files and the live records."""
-        files = {zone.apex: zone for zone in self._files.values()}
+        files = {zone.apex: zone for zone in self._files.values()} | self._taken
         live_of = self._live_of(files)
         next_ones: dict[bytes, Served] = {}
         for apex, file in files.items():
@@ -314,7 +346,9 @@ class Zonefiles(service.Service):
         }
 
     def _with_amendments(self, file: Zone) -> Zone:
-        """The zone of `file` with what UPDATE changed."""
+        """The zone of `file` with what UPDATE changed; of a taken one, its primary has done that."""
+        if file.apex in self._taken:
+            return file
         before = self._merged.get(file.apex)
         if before is None or before[0] is not file:
             before = self._merged[file.apex] = file, merge(file, self._store.amendments(file.apex).values())
@@ -355,10 +389,16 @@ class Zonefiles(service.Service):
                     self.journal(apex).clear()
                 self.responder.replace(served.zone, None if before is None else served.laid.touched)
                 fresh.append(served.zone)
-            if before is None or served.file is not before.file:
-                self._tell_loaded(served.file)
-            if before is None or served.static is not before.static:
-                self._drop_amendments(apex)
+            if apex not in self._taken:
+                if before is None or served.file is not before.file:
+                    self._tell_loaded(served.file)
+                if before is None or served.static is not before.static:
+                    self._drop_amendments(apex)
+        static = [
+            one
+            for apex, one in next_ones.items()
+            if apex not in self._served or one.static is not self._served[apex].static
+        ]
         self._served = next_ones
         for conflict in self.conflicts:
             if conflict not in known_conflicts:
@@ -366,6 +406,9 @@ class Zonefiles(service.Service):
         for zone in fresh:
             for told in self._told:
                 told(zone)
+        for served in static:
+            for told_static in self._told_static:
+                told_static(served.static, served.zone.serial)
 
     def _drop_amendments(self, apex: bytes) -> None:
         """Keep no longer what the file has taken over or contradicts."""

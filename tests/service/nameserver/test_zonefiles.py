@@ -17,6 +17,7 @@ from appliance.dns.numbers import TXT, A
 from appliance.dns.overlay import Reason
 from appliance.dns.serial import is_newer
 from appliance.dns.zone import RRset, Zone
+from appliance.dns.zonefile import read_zone
 from appliance.service.nameserver.zonefiles import (
     RENEW_SECONDS,
     RESERVED_AHEAD,
@@ -493,3 +494,24 @@ def test_every_version_is_told_and_its_change_is_in_the_journal(site: _Site) -> 
     path.rename(site.write("other.zone", _text("other.test")).with_name("demo.old"))
     site.zonefiles.reload()
     assert len(site.zonefiles.journal(DEMO)) == 0
+
+
+def test_zones_taken_from_their_primary(site: _Site) -> None:
+    zonefiles = Zonefiles(None, site.store, site.clock, index=3, wall=lambda: float(WALL))
+    heard: list[tuple[int, int]] = []
+    zonefiles.on_static(lambda static, serial: heard.append((static.serial, serial)))
+    zonefiles.load()
+    assert not zonefiles.apexes
+    zonefiles.lay(_live(_address("live.demo.test")))
+    zonefiles.take(read_zone(_text("demo.test", "www A 192.0.2.80", serial=WALL + 100), filename="z"))
+    zone = zonefiles.responder.zones[DEMO]
+    assert (zone.serial % 8, zone.serial >= WALL + 100) == (3, True)
+    assert {names.from_text(f"{name}.demo.test") for name in ("www", "live")} < set(zone.rrsets)
+    zonefiles.take(read_zone(_text("demo.test", serial=WALL + 200), filename="z"))
+    assert is_newer(zonefiles.responder.zones[DEMO].serial, zone.serial)
+    zonefiles.lay({})
+    assert [static for static, _ in heard] == [WALL + 100, WALL + 200]
+    assert zonefiles.reload() == []
+    assert zonefiles.apexes == {DEMO}
+    zonefiles.drop(DEMO)
+    assert not zonefiles.apexes
