@@ -323,6 +323,29 @@ def test_an_invitation_that_is_not_there() -> None:
 KEY = f'key "{{}}" {{{{ algorithm hmac-sha256; secret "{"A" * 43}="; }}}};'
 
 
+def test_secondaries_of_the_nameserver(here: Path) -> None:
+    (here / "k1.key").write_text(KEY.format("k1"))
+    (here / "k1.key").chmod(0o600)
+    text = """
+[[nameserver.keys]]
+file = "k1.key"
+kind = "{}"
+[[nameserver.secondaries]]
+address = "192.0.2.7"
+key = "k1"
+[[nameserver.secondaries]]
+address = "[2001:db8::7]:5300"
+[server]
+"""
+    nameserver = appliance(text.format("transfer")).nameserver
+    assert nameserver is not None
+    first, second = nameserver.secondaries
+    assert (str(first.address), first.key) == ("192.0.2.7:53", b"\x02k1\x00")
+    assert (str(second.address), second.key) == ("[2001:db8::7]:5300", None)
+    (error,) = refused(text.format("update"))
+    assert error == "a.toml:5: nameserver.secondaries: k1 is not a key of the kind transfer"
+
+
 def test_keys_of_the_nameserver(here: Path) -> None:
     for name in ("k1", "k2"):
         (here / f"{name}.key").write_text(KEY.format(name))

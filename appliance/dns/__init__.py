@@ -21,6 +21,8 @@
     update      what an UPDATE asks for, and what comes of it
     amendments  what UPDATE made of a zone file, which stays as it is
     journal     what changed from version to version, for IXFR
+    transfer    the messages of AXFR and IXFR
+    notify      telling the secondaries that a zone has changed, and when again
 
 A query is table -> (on a miss) question -> lookup -> answer -> table. An UPDATE is responder -> sections and
 tsig -> update -> amendments. Nothing that came from the network is ever given to dnslib; dnspython reads zone
