@@ -15,7 +15,7 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.dns.amendments import Amendment, decode, encode
+from appliance.dns.zone import RRset
 from appliance.tunnel.discovery import ServerAddress
 
 APPLICATION_ID = 0x74756E6E  # "tunn" in the file's header: another program's database is not ours to change
@@ -48,6 +49,13 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
            PRIMARY KEY (zone, name, rtype)) WITHOUT ROWID""",
         "CREATE TABLE accepted (mac BLOB PRIMARY KEY, good_until INTEGER NOT NULL) WITHOUT ROWID",
     ),
+    (
+        """CREATE TABLE copied (zone BLOB, name BLOB, rtype INTEGER, rrset BLOB NOT NULL,
+           PRIMARY KEY (zone, name, rtype)) WITHOUT ROWID""",
+        "CREATE TABLE confirmed (zone BLOB PRIMARY KEY, wall REAL NOT NULL) WITHOUT ROWID",
+        """CREATE TABLE peers (id TEXT PRIMARY KEY, place INTEGER NOT NULL, addresses TEXT NOT NULL,
+           secret BLOB NOT NULL)""",
+    ),
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -63,6 +71,9 @@ _LOADED = (
 
 _AMEND = "INSERT OR REPLACE INTO amendments VALUES (?, ?, ?, ?, ?)"
 _UNAMEND = "DELETE FROM amendments WHERE zone = ? AND name = ? AND rtype = ?"
+
+_COPY = "INSERT OR REPLACE INTO copied VALUES (?, ?, ?, ?)"
+_UNCOPY = "DELETE FROM copied WHERE zone = ? AND name = ? AND rtype = ?"
 
 Amendments = Mapping[tuple[bytes, int], Amendment]
 """Amendments of one zone by name and type."""
@@ -83,6 +94,16 @@ class SeenServer:
     id: str
     addresses: tuple[ServerAddress, ...]
     boot: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnrolledPeer:
+    """A further nameserver of our zones: its index, where it takes NOTIFY, and the secret of its key."""
+
+    id: str
+    index: int
+    addresses: tuple[ServerAddress, ...]
+    secret: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +157,9 @@ class Store:
         self._issued: dict[int, Issued] = {}
         self._amendments: dict[bytes, dict[tuple[bytes, int], Amendment]] = {}
         self._accepted: dict[bytes, int] = {}
+        self._copied: dict[bytes, list[RRset]] = {}
+        self._confirmed: dict[bytes, float] = {}
+        self._peers: dict[str, EnrolledPeer] = {}
 
     def open(self) -> None:
         """Create the file, or bring it to this program's schema, and read it. Raises StoreRefused.
@@ -214,10 +238,13 @@ class Store:
         return dict(self._known)
 
     def remember(self, name: str, expires: float) -> Deferred[None]:
-        return self._change(
-            lambda: self._known.update({name: expires}),
-            (("INSERT OR REPLACE INTO known_names VALUES (?, ?)", (name, expires)),),
-        ).done
+        return self.remember_all({name: expires})
+
+    def remember_all(self, names: Mapping[str, float]) -> Deferred[None]:
+        """`remember` for several names in one commit: a server brings thousands at once."""
+        insert = "INSERT OR REPLACE INTO known_names VALUES (?, ?)"
+        statements = tuple((insert, item) for item in names.items())
+        return self._change(lambda: self._known.update(names), statements).done
 
     def forget(self, name: str) -> Deferred[None]:
         return self._change(
@@ -317,6 +344,59 @@ class Store:
 
         return self._change(keep, tuple(statements)).done
 
+    # What was copied of zones that have their primary elsewhere
+
+    def copied(self, zone: bytes) -> list[RRset]:
+        """As of the start: all rrsets of the last version of `zone`; empty where there is none."""
+        return self._copied.get(zone, [])
+
+    def confirmed(self, zone: bytes) -> float | None:
+        """When the primary last said that the copy of `zone` is the newest (Unix time)."""
+        return self._confirmed.get(zone)
+
+    def confirm(self, zone: bytes, wall: float) -> Deferred[None]:
+        return self._change(lambda: self._confirmed.update({zone: wall}), (_confirmation(zone, wall),)).done
+
+    def copy(
+        self,
+        zone: bytes,
+        changes: Iterable[tuple[tuple[bytes, int], RRset | None]],
+        wall: float,
+        *,
+        is_whole: bool,
+    ) -> Deferred[None]:
+        """Keep these rrsets of `zone`, and no longer those that are None, nor (`is_whole`) any other; all of
+        it or nothing. The primary has said at `wall` that this is the newest version.
+        """
+        statements: list[_Statement] = [_confirmation(zone, wall)]
+        if is_whole:
+            statements.append(("DELETE FROM copied WHERE zone = ?", (zone,)))
+        for (name, rtype), rrset in changes:
+            if rrset is None:
+                statements.append((_UNCOPY, (zone, name, rtype)))
+            else:
+                statements.append((_COPY, (zone, name, rtype, encode(rrset))))
+        return self._change(lambda: self._confirmed.update({zone: wall}), tuple(statements)).done
+
+    # Further nameservers of our zones
+
+    def peers(self) -> list[EnrolledPeer]:
+        return list(self._peers.values())
+
+    def enrolled_peer(self, peer: EnrolledPeer) -> Deferred[None]:
+        """Keep `peer`, in place of what was kept of its id."""
+        addresses = json.dumps([[address.host, address.port] for address in peer.addresses])
+        row = peer.id, peer.index, addresses, peer.secret
+        return self._change(
+            lambda: self._peers.update({peer.id: peer}),
+            (("INSERT OR REPLACE INTO peers VALUES (?, ?, ?, ?)", row),),
+        ).done
+
+    def forget_peer(self, peer_id: str) -> Deferred[None]:
+        return self._change(
+            lambda: _drop(self._peers, peer_id), (("DELETE FROM peers WHERE id = ?", (peer_id,)),)
+        ).done
+
     # The way to the disk
 
     def _change(self, remember: Callable[[], None], statements: tuple[_Statement, ...]) -> _Job:
@@ -410,6 +490,12 @@ class Store:
             before, after = (octets and decode(name, rtype, octets) for octets in (was, now))
             self._amendments.setdefault(zone, {})[name, rtype] = Amendment(name, rtype, before, after)
         self._accepted.update(connection.execute("SELECT mac, good_until FROM accepted"))
+        for zone, name, rtype, octets in connection.execute("SELECT * FROM copied"):
+            self._copied.setdefault(zone, []).append(decode(name, rtype, octets))
+        self._confirmed.update(connection.execute("SELECT zone, wall FROM confirmed"))
+        for peer_id, index, addresses, secret in connection.execute("SELECT * FROM peers"):
+            places = tuple(ServerAddress(host, port) for host, port in json.loads(addresses))
+            self._peers[peer_id] = EnrolledPeer(peer_id, index, places, secret)
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -465,6 +551,10 @@ def _why(problem: Exception) -> str:
     if type(problem) is ValueError:
         return str(problem)
     return f"is damaged ({problem})"
+
+
+def _confirmation(zone: bytes, wall: float) -> _Statement:
+    return "INSERT OR REPLACE INTO confirmed VALUES (?, ?)", (zone, wall)
 
 
 def _drop(kept: dict[str, Any], key: str) -> None:

@@ -1,5 +1,5 @@
-"""The one file that lets somebody join: an invitation for a tunnel client, an enrolment for a further tunnel
-server.
+"""The one file that lets somebody join: an invitation for a tunnel client, an enrolment for a further
+appliance, as a tunnel server, a nameserver, or both.
 
 Both are TOML, and hold a private key: they are to be kept as secret as a password. What the file says must
 agree with the certificate in it, so that a mistake of hand or of version is found where the file is read.
@@ -7,6 +7,7 @@ agree with the certificate in it, so that a mistake of hand or of version is fou
 
 from __future__ import annotations
 
+import base64
 import json
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +29,9 @@ from appliance.tunnel.discovery import BadServerAddress, ServerAddress, read_add
 from appliance.tunnel.names import BadHostName, normal
 
 VERSION = 1
+MAX_INDEX = 7
+"""The low three bits of a serial are the nameserver's index."""
+MIN_SECRET_OCTETS = 16
 MAX_FILE_CHARACTERS = 256 * 1024
 """256 names, once in the list and once in the certificate, have less than 150 KiB."""
 
@@ -76,26 +80,61 @@ class Invitation:
 
 
 @dataclass(frozen=True, slots=True)
+class Following:
+    """What a further nameserver needs to follow its primary: the zones, where the primary answers DNS, the
+    key (hmac-sha256, the secret in base64), its own index in the zones, and the tunnel servers to watch.
+    """
+
+    index: int
+    zones: tuple[str, ...]
+    primary: tuple[ServerAddress, ...]
+    servers: tuple[ServerAddress, ...]
+    key_name: str
+    key_secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Enrolment:
-    """What a further tunnel server needs: who it is, and where it may be published."""
+    """What a further appliance needs: who it is, and where its tunnel server may be published (an empty
+    credential: it has none); and, if it is a nameserver, whom it follows, with the credential that it watches
+    tunnel servers with.
+    """
 
     server_id: str
     service_name: str
     addresses: tuple[ServerAddress, ...]
     ca_pem: bytes
     credential_pem: bytes = field(repr=False)
+    following: Following | None = None
+    nameserver_pem: bytes = field(default=b"", repr=False)
 
     def to_toml(self) -> str:
         """The text of the file."""
+        what = "tunnel server" if self.following is None else "appliance"
+        values: dict[str, object] = {
+            "server": self.server_id,
+            "service_name": self.service_name,
+            "addresses": [str(address) for address in self.addresses],
+        }
+        pems = {"ca": self.ca_pem}
+        if self.credential_pem:
+            pems["credential"] = self.credential_pem
+        if self.following is not None:
+            following = self.following
+            values |= {
+                "index": following.index,
+                "zones": following.zones,
+                "primary": [str(address) for address in following.primary],
+                "servers": [str(address) for address in following.servers],
+                "key_name": following.key_name,
+                "key_secret": following.key_secret,
+            }
+            pems["nameserver_credential"] = self.nameserver_pem
         return _write(
             "enrolment",
-            f"The enrolment of the tunnel server {self.server_id}. It holds a private key: keep it secret.",
-            {
-                "server": self.server_id,
-                "service_name": self.service_name,
-                "addresses": [str(address) for address in self.addresses],
-            },
-            {"ca": self.ca_pem, "credential": self.credential_pem},
+            f"The enrolment of the {what} {self.server_id}. It holds a private key: keep it secret.",
+            values,
+            pems,
         )
 
 
@@ -127,14 +166,22 @@ def read_enrolment(text: str) -> Enrolment:
     """Reads what `Enrolment.to_toml` wrote. Raises EnrolmentRefused with all that is wrong."""
     values = _read(text, "enrolment")
     problems: list[str] = []
+    following = _following(values, problems) if "zones" in values else None
+    has_server = following is None or "credential" in values
     enrolment = Enrolment(
         server_id=_text(values, "server", problems),
         service_name=_host(values, "service_name", problems),
         addresses=_each(values, "addresses", read_address, problems),
         ca_pem=_pem(values, "ca", problems),
-        credential_pem=_pem(values, "credential", problems),
+        credential_pem=_pem(values, "credential", problems) if has_server else b"",
+        following=following,
+        nameserver_pem=_pem(values, "nameserver_credential", problems) if following else b"",
     )
-    if not problems:
+    if not problems and following is not None:
+        _peer(enrolment.ca_pem, enrolment.nameserver_pem, Role.NAMESERVER, enrolment.server_id, problems)
+    if not problems and not has_server and enrolment.addresses:
+        problems.append("addresses: there is no credential of a tunnel server")
+    if not problems and has_server:
         peer = _peer(enrolment.ca_pem, enrolment.credential_pem, Role.SERVER, enrolment.server_id, problems)
         if peer is not None and enrolment.service_name not in peer.names:
             problems.append(f"service_name: the certificate is for {', '.join(peer.names) or 'no name'}")
@@ -145,6 +192,31 @@ def read_enrolment(text: str) -> Enrolment:
     return enrolment
 
 
+def _following(values: Mapping[str, Any], problems: list[str]) -> Following:
+    index = values.get("index")
+    if type(index) is not int or not 0 <= index <= MAX_INDEX:
+        problems.append(f"index: must be 0 to {MAX_INDEX}")
+        index = 0
+    following = Following(
+        index=index,
+        zones=_each(values, "zones", normal, problems),
+        primary=_each(values, "primary", read_address, problems),
+        servers=_each(values, "servers", read_address, problems),
+        key_name=_host(values, "key_name", problems),
+        key_secret=_text(values, "key_secret", problems),
+    )
+    for key in ("zones", "primary"):
+        if not problems and not getattr(following, key):
+            problems.append(f"{key}: there is none")
+    try:
+        secret = base64.b64decode(following.key_secret, validate=True)
+    except ValueError:
+        secret = b""
+    if not problems and len(secret) < MIN_SECRET_OCTETS:
+        problems.append(f"key_secret: must be base64 of at least {MIN_SECRET_OCTETS} octets")
+    return following
+
+
 def _write(kind: str, comment: str, values: Mapping[str, object], pems: Mapping[str, bytes]) -> str:
     lines = [f"# {comment}", f"kind = {json.dumps(kind)}", f"version = {VERSION}"]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
@@ -153,6 +225,8 @@ def _write(kind: str, comment: str, values: Mapping[str, object], pems: Mapping[
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, str):
         return json.dumps(value)  # names, ids and addresses: ASCII without control characters
     assert isinstance(value, list | tuple)

@@ -22,7 +22,7 @@ from zope.interface import implementer
 
 from appliance.dns.amendments import Amendment
 from appliance.dns.zone import RRset
-from appliance.service.store import SCHEMA, Issued, SeenServer, Store, StoreFailed, StoreRefused
+from appliance.service.store import SCHEMA, EnrolledPeer, Issued, SeenServer, Store, StoreFailed, StoreRefused
 from appliance.tunnel.discovery import ServerAddress
 
 ZONE = b"\x04demo\x04test\x00"
@@ -30,6 +30,7 @@ OTHER = b"\x05other\x04test\x00"
 RRSET = RRset(b"\x01a" + ZONE, 16, 60, (b"\x01x", b""))
 AMENDMENT = Amendment(RRSET.name, 16, None, RRSET)
 ISSUED = Issued(2**158 + 5, "client", "web-1", ("www.demo.test", "*.apps.demo.test"), 1.8e9)
+PEER = EnrolledPeer("ns2", 1, (ServerAddress("192.0.2.53", 53),), bytes(32))
 SERVER = SeenServer("s1", (ServerAddress("192.0.2.1"), ServerAddress("2001:db8::1", 8443)), "b00t")
 
 
@@ -121,8 +122,8 @@ def test_a_state_file_of_an_older_schema_is_brought_to_this_one(path: Path, stor
     store.reserve(ZONE, 7)
     store.close()
     with sqlite3.connect(path) as other:
-        other.execute("DROP TABLE amendments")
-        other.execute("DROP TABLE accepted")
+        for table in ("amendments", "accepted", "copied", "confirmed", "peers"):
+            other.execute(f"DROP TABLE {table}")
         other.execute("PRAGMA user_version = 1")
     other.close()
     again = Store(path, Clock())
@@ -332,3 +333,31 @@ def test_kill_9_never_loses_what_was_told(path: Path, kills: int) -> None:
         assert int(lines[0]) > last_said
         last_said = int(lines[-1])
         assert kept >= last_said
+
+
+def test_a_copied_zone_is_kept_and_changed(path: Path, store: Store) -> None:
+    other = RRset(b"\x01b" + ZONE, 1, 60, (bytes(4), b"1234"))
+    store.copy(ZONE, [((RRSET.name, 16), RRSET), ((other.name, 1), other)], 5.0, is_whole=True)
+    store.copy(OTHER, [((RRSET.name, 16), RRSET)], 6.0, is_whole=True)
+    store.copy(OTHER, [], 6.0, is_whole=True)
+    assert store.confirmed(ZONE) == 5.0
+    store.confirm(ZONE, 7.0)
+    again = _reopened(path, store)
+    assert sorted(again.copied(ZONE), key=lambda rrset: rrset.name) == [RRSET, other]
+    assert (again.copied(OTHER), again.confirmed(ZONE), again.confirmed(OTHER)) == ([], 7.0, 6.0)
+    again.copy(ZONE, [((RRSET.name, 16), None)], 8.0, is_whole=False)
+    once_more = _reopened(path, again)
+    assert once_more.copied(ZONE) == [other]
+    once_more.close()
+
+
+def test_peers_are_kept(path: Path, store: Store) -> None:
+    store.enrolled_peer(PEER)
+    assert store.peers() == [PEER]
+    assert repr(PEER.secret) not in repr(PEER)
+    again = _reopened(path, store)
+    assert again.peers() == [PEER]
+    again.forget_peer("ns2")
+    once_more = _reopened(path, again)
+    assert once_more.peers() == []
+    once_more.close()

@@ -13,6 +13,7 @@ from appliance.tunnel.invitation import (
     MAX_FILE_CHARACTERS,
     Enrolment,
     EnrolmentRefused,
+    Following,
     Invitation,
     InvitationRefused,
     read_enrolment,
@@ -35,6 +36,24 @@ ENROLMENT = Enrolment(
     addresses=(ServerAddress("192.0.2.1"), ServerAddress("2001:db8::1", 8443)),
     ca_pem=CA.certificate_pem(),
     credential_pem=SERVER.pem(),
+)
+FOLLOWING = Following(
+    index=2,
+    zones=("example.org", "example.net"),
+    primary=(ServerAddress("192.0.2.53", 53), ServerAddress("2001:db8::53", 53)),
+    servers=(ServerAddress("192.0.2.1"),),
+    key_name="ns1.peer.internal",
+    key_secret="AAECAwQFBgcICQoLDA0ODw==",
+)
+# A nameserver that is no tunnel server.
+FURTHER = Enrolment(
+    server_id="ns1",
+    service_name=SERVICE_NAME,
+    addresses=(),
+    ca_pem=CA.certificate_pem(),
+    credential_pem=b"",
+    following=FOLLOWING,
+    nameserver_pem=NAMESERVER.pem(),
 )
 
 
@@ -62,6 +81,13 @@ def test_an_enrolment_is_toml_for_humans() -> None:
     assert read_enrolment(ENROLMENT.to_toml()) == ENROLMENT
     assert read_enrolment(replace(ENROLMENT, addresses=()).to_toml()).addresses == ()
     assert "PRIVATE KEY" not in repr(ENROLMENT)
+
+
+def test_an_enrolment_of_a_nameserver() -> None:
+    assert read_enrolment(FURTHER.to_toml()) == FURTHER
+    assert "PRIVATE KEY" not in repr(FURTHER)
+    assert FOLLOWING.key_secret not in repr(FURTHER)
+    assert "# The enrolment of the appliance ns1." in FURTHER.to_toml()
 
 
 def test_servers_may_be_left_to_the_dns() -> None:
@@ -112,6 +138,16 @@ def test_all_problems_are_told_at_once() -> None:
         ),
         (replace(ENROLMENT, addresses=(ServerAddress("192.0.2.9"),)).to_toml(), "not for 192.0.2.9"),
         (replace(ENROLMENT, credential_pem=CLIENT.pem()).to_toml(), "that of tunnel-client:c1"),
+        (replace(FURTHER, nameserver_pem=CLIENT.pem()).to_toml(), "that of tunnel-client:c1"),
+        (replace(FURTHER, credential_pem=SERVER.pem()).to_toml(), "that of tunnel-server:s1"),
+        (replace(FURTHER, addresses=ENROLMENT.addresses).to_toml(), "no credential of a tunnel server"),
+        (FURTHER.to_toml().replace("index = 2", "index = 8"), "index: must be 0 to 7"),
+        (FURTHER.to_toml().replace("index = 2", 'index = "2"'), "index: must be 0 to 7"),
+        (FURTHER.to_toml().replace("AAECAwQFBgcICQoLDA0ODw==", "AAEC"), "key_secret: must be base64"),
+        (FURTHER.to_toml().replace("AAECAwQFBgcICQoLDA0ODw==", "%"), "key_secret: must be base64"),
+        (replace(FURTHER, following=replace(FOLLOWING, zones=())).to_toml(), "zones: there is none"),
+        (replace(FURTHER, following=replace(FOLLOWING, primary=())).to_toml(), "primary: there is none"),
+        (FURTHER.to_toml().replace('"example.net"', '"a b"'), "zones: 'a b' is not a host"),
     ],
 )
 def test_what_is_not_an_enrolment(text: str, words: str) -> None:
