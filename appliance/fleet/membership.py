@@ -13,7 +13,7 @@ silent or dead for more than an hour while others were heard. `now` is monotonic
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from appliance.tunnel.discovery import ServerAddress
@@ -71,6 +71,34 @@ class _Entry:
     standing: Standing
     since: float
     names: set[str] = field(default_factory=set)
+
+
+class _Names(Mapping[str, tuple[ServerAddress, ...]]):
+    """Where each name has a session, found when it is asked: most publications ask for a few names.
+
+    Equal sets are one tuple, so that 10,000 names on three servers are a handful of them.
+    """
+
+    def __init__(self, serving: Sequence[tuple[ServerAddress, Set[str]]]) -> None:
+        self._serving = serving
+        self._found: dict[int, tuple[ServerAddress, ...]] = {}
+
+    def __getitem__(self, name: str) -> tuple[ServerAddress, ...]:
+        which = 0
+        for _, names in self._serving:
+            which = which << 1 | (name in names)
+        if not which:
+            raise KeyError(name)
+        found = self._found.get(which)
+        if found is None:
+            found = self._found[which] = tuple(at for at, names in self._serving if name in names)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(name for _, names in self._serving for name in names))
+
+    def __len__(self) -> int:
+        return len(set().union(*(names for _, names in self._serving)))
 
 
 class Membership:
@@ -169,7 +197,8 @@ class Membership:
         """What follows now."""
         held = self._held()
         chosen = sorted({at for at, entry in self._entries.items() if entry.standing in _HEARD} | held)
-        return Published(tuple(chosen), self._names_at(chosen), tuple(sorted(held)))
+        names = _Names([(address, self._entries[address].names) for address in chosen])
+        return Published(tuple(chosen), names, tuple(sorted(held)))
 
     def _held(self) -> set[ServerAddress]:
         silent = {at for at, entry in self._entries.items() if entry.standing is Standing.SILENT}
@@ -183,16 +212,6 @@ class Membership:
 
     def _servers(self, standings: Collection[Standing]) -> set[str]:
         return {entry.server_id for entry in self._entries.values() if entry.standing in standings}
-
-    def _names_at(self, chosen: Iterable[ServerAddress]) -> dict[str, tuple[ServerAddress, ...]]:
-        """Equal sets are one tuple, so that 10,000 names on three servers are a handful of them."""
-        names: dict[str, tuple[ServerAddress, ...]] = {}
-        longer: dict[tuple[tuple[ServerAddress, ...], ServerAddress], tuple[ServerAddress, ...]] = {}
-        for address in chosen:
-            for name in self._entries[address].names:
-                before = names.get(name, ())
-                names[name] = longer.setdefault((before, address), (*before, address))
-        return names
 
     def _anybody_is_up(self) -> bool:
         return any(entry.standing is Standing.UP for entry in self._entries.values())

@@ -121,8 +121,7 @@ class Registry(Service):
 
     def know(self, name: str, expires: float) -> Deferred[None]:
         """The name is known until `expires` (Unix time). Fires when that is on disk."""
-        kept = self._know({name: expires})
-        return kept[0] if kept else succeed(None)
+        return self._know({name: expires})
 
     def forget(self, name: str) -> Deferred[bool]:
         """The name is not known any more, until a client serves it again. Fires with whether it was, when
@@ -228,18 +227,17 @@ class Registry(Service):
             "conflicts": list(map(str, self._zonefiles.conflicts)),
         }
 
-    def _know(self, names: Mapping[str, float]) -> list[Deferred[None]]:
-        """What is written to the disk because of it: nothing for names that were known for as long."""
+    def _know(self, names: Mapping[str, float]) -> Deferred[None]:
+        """Fires when it is on disk: at once for names that were known for as long."""
         new = [name for name in names if name not in self._known]
         longer = [name for name, expires in names.items() if self._known.know(name, expires)]
         if new:
             self._told_known(new)
             self._soon(new)
-        return [self._store.remember(name, names[name]) for name in longer]
+        return self._store.remember_all({name: names[name] for name in longer}) if longer else succeed(None)
 
     def _seen(self, names: Mapping[str, float]) -> None:
-        for kept in self._know(names):
-            kept.addErrback(_already_told)
+        self._know(names).addErrback(_already_told)
 
     def _stands(self, address: ServerAddress, change: Callable[[float], None]) -> None:
         """Make a change, and say in one line what it changed."""

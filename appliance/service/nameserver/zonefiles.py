@@ -322,7 +322,7 @@ class Zonefiles(service.Service):
 
     def _live_of(self, apexes: Collection[bytes]) -> dict[bytes, tuple[Live, set[bytes]]]:
         """The live records of each zone, and the names at which they are others than it has in service."""
-        if apexes != self._served.keys():
+        if set(apexes) != self._served.keys():
             found: dict[bytes, tuple[Live, set[bytes]]] = {}
             for apex, live in _by_zone(self._live, apexes).items():
                 before = self._served[apex].live if apex in self._served else {}
