@@ -38,6 +38,9 @@ TABLES = """
 file = "all.key"
 kind = "update"
 [[nameserver.keys]]
+file = "all.key"
+kind = "transfer"
+[[nameserver.keys]]
 file = "acme.key"
 kind = "acme"
 names = ["www.demo.test", "*.demo.test"]
@@ -554,3 +557,105 @@ def test_hostile_octets_of_any_length(shared: Updated) -> None:
     assert (
         run(need("dig"), "@127.0.0.1", "-p", str(shared.port), "n1.demo.test", "TXT").count("NXDOMAIN") == 1
     )
+
+
+# The same as BIND
+
+
+NAMED = """
+options {{
+  directory "{base}"; pid-file none; listen-on port {port} {{ 127.0.0.1; }}; listen-on-v6 {{ none; }};
+  recursion no; dnssec-validation no; notify no;
+}};
+controls {{ }};
+key "all" {{ algorithm hmac-sha256; secret "{secret}"; }};
+zone "demo.test" {{
+  type primary; file "demo.zone"; allow-update {{ key all; }}; allow-transfer {{ key all; }};
+  check-names ignore; check-integrity no; check-mx ignore; check-mx-cname ignore;
+}};
+"""
+SMALL_ZONE = """$ORIGIN demo.test.
+$TTL 300
+@ SOA ns1 hostmaster 1 3600 600 86400 60
+@ NS ns1
+ns1 A 127.0.0.1
+a A 192.0.2.1
+a TXT "one"
+b CNAME a
+c MX 10 A
+"""
+RDATA = {
+    "A": ("192.0.2.1", "192.0.2.2", "192.0.2.3"),
+    "TXT": ("one", "two"),
+    "CNAME": ("a.demo.test.", "A.Demo.test."),
+    "MX": ("10 a.demo.test.", "10 A.demo.test.", "20 a.demo.test."),
+    "NS": ("ns1.demo.test.", "NS.elsewhere.test.", "ns.elsewhere.test."),
+    "TYPE65280": ("\\# 2 0a0b", "\\# 1 0a"),
+}
+
+
+def any_step(chance: random.Random) -> tuple[object, ...]:
+    """One prerequisite or change, of those that a client can make."""
+    name = chance.choice(["@", "a", "b", "c", "d", "x.d", "*.w"])
+    rtype = chance.choice(sorted(RDATA))
+    rdata = chance.choice(RDATA[rtype])
+    ttl = chance.choice([60, 300])
+    return chance.choice(
+        [
+            ("present", name),
+            ("present", name, rtype),
+            ("present", name, rtype, rdata),
+            ("absent", name),
+            ("absent", name, rtype),
+            *[("add", name, ttl, rtype, rdata)] * 8,
+            *[("delete", name, rtype, rdata)] * 4,
+            *[("delete", name, rtype)] * 2,
+            ("delete", name),
+        ]
+    )
+
+
+class Small(Updated):
+    def start(self) -> None:
+        self.write("demo.zone", SMALL_ZONE)
+        super().start()
+
+
+def contents(port: int) -> set[str]:
+    """Every record of the zone but the SOA, with its TTL; lower-cased."""
+    text = run(
+        *(need("dig"), "@127.0.0.1", "-p", str(port), "-y", f"hmac-sha256:all:{SECRET}"),
+        *("demo.test", "AXFR", "+noall", "+answer"),
+    )
+    assert "demo.test." in text, text
+    lines = {" ".join(line.lower().split()) for line in text.splitlines() if line}
+    return {line for line in lines if " in soa " not in line}
+
+
+@pytest.mark.parametrize("updates", [50, pytest.param(1500, marks=pytest.mark.slow)])
+def test_any_update_ends_as_at_bind(tmp_path: Path, start: Callable[..., Process], updates: int) -> None:
+    """The same messages to both: the same rcodes, and the same records at the end of each. What we refuse
+    because no zone file may say it is left out; BIND would do it."""
+    base = tmp_path / "named"
+    base.mkdir()
+    (base / "demo.zone").write_text(SMALL_ZONE)
+    port = free_port("both")
+    (base / "named.conf").write_text(NAMED.format(base=base, port=port, secret=SECRET))
+    named = start(need("named"), "-g", "-n", "1", "-c", base / "named.conf")
+    named.says("running", 20)
+    with ExitStack() as after:
+        nameserver = Small(tmp_path)
+        after.callback(lambda: nameserver.process.kill())
+        chance = random.Random(2136)
+        rcodes: dict[str, int] = {}
+        for _ in range(updates):
+            steps = [any_step(chance) for _ in range(chance.randint(1, 4))]
+            rcode = nameserver.update(*steps)
+            rcodes[rcode] = rcodes.get(rcode, 0) + 1
+            if rcode != "REFUSED":
+                answer = dns.query.udp(message(*steps), "127.0.0.1", ANSWER_SECONDS, port)
+                assert dns.rcode.to_text(answer.rcode()) == rcode, (steps, named.output[-500:])
+                if rcode == "NOERROR":
+                    assert contents(nameserver.port) == contents(port), steps
+        assert rcodes["NOERROR"] > updates / 4
+        assert rcodes.get("REFUSED", 0) < updates / 4
