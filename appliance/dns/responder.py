@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from appliance.dns.answer import (
     MAX_TCP_OCTETS,
@@ -23,6 +23,7 @@ from appliance.dns.answer import (
 )
 from appliance.dns.cookies import CLIENT_OCTETS, OPTION_OCTETS
 from appliance.dns.counts import OTHER, Counts, Kind
+from appliance.dns.followed import Followed, ForwardAsked, NotifyHeard, hear, pass_on
 from appliance.dns.gate import Gate, MalformedCookie, Terms, explained, slip
 from appliance.dns.lookup import Found, look_up
 from appliance.dns.numbers import (
@@ -92,6 +93,9 @@ class Counted(Enum):
     TRANSFER_REFUSED = "transfers that were refused"
 
 
+_Elsewhere = TypeVar("_Elsewhere", ForwardAsked, NotifyHeard)
+
+
 class _Asker(NamedTuple):
     """How a message came, and when."""
 
@@ -104,7 +108,8 @@ class _Asker(NamedTuple):
 class Responder:
     """Answers messages from a set of zones. Each zone is replaced whole; no answer mixes two versions of one.
 
-    `keys` are those that a signature may be of, `receivers` which of them get transfers. `counters` counts
+    `keys` are those that a signature may be of, `receivers` which of them get transfers; the zones of
+    `followed` have their primary elsewhere. `counters` counts
     by reason what was dropped, and what Counted names. `last_fault` is the exception of
     the last message on which our own code failed. `gate` says on what terms answers go out; `rotate`:
     rrsets begin with another record from answer to answer.
@@ -122,6 +127,7 @@ class Responder:
         self._entry = self._table.get
         self.keys: Keys = {}
         self.receivers: Receivers = {}
+        self.followed: Followed = {}
         self.counters: Counter[Dropped | Counted] = Counter()
         self.last_fault: Exception | None = None
 
@@ -157,7 +163,7 @@ class Responder:
 
     def respond(
         self, message: bytes, *, udp: bool, source: str, now: float, wall: float
-    ) -> bytes | Dropped | TransferAsked | UpdateAsked:
+    ) -> bytes | Dropped | TransferAsked | UpdateAsked | ForwardAsked | NotifyHeard:
         """The answer to `message`, which came from the address `source`. Never raises, whatever the octets.
 
         `now` is monotonic, `wall` the Unix time (which signatures and cookies go by), both in seconds.
@@ -196,7 +202,9 @@ class Responder:
             self.counters[outcome] += 1
         return outcome
 
-    def _miss(self, message: bytes, asker: _Asker) -> bytes | Dropped | TransferAsked | UpdateAsked:
+    def _miss(
+        self, message: bytes, asker: _Asker
+    ) -> bytes | Dropped | TransferAsked | UpdateAsked | ForwardAsked | NotifyHeard:
         if len(message) < HEADER_OCTETS:
             return Dropped.TOO_SHORT
         if message[2] & 0x80:
@@ -205,7 +213,7 @@ class Responder:
         if opcode == UPDATE:
             return self._to_update(message, asker)
         if opcode != QUERY:
-            return self._error(self._not_a_query(message, opcode), asker)
+            return self._not_a_query(message, opcode, asker)
         try:
             question = read_question(message)
         except QuestionError as error:
@@ -371,7 +379,7 @@ class Responder:
             return REFUSED  # CHAOS and its version.bind too
         return None
 
-    def _to_update(self, message: bytes, asker: _Asker) -> bytes | Dropped | UpdateAsked:
+    def _to_update(self, message: bytes, asker: _Asker) -> bytes | Dropped | UpdateAsked | ForwardAsked:
         """Only from who has signed it with a key of ours it is asked any further what an UPDATE wants."""
         wall = int(asker.wall)
         try:
@@ -380,6 +388,8 @@ class Responder:
             return self._error(refuse(message, FORMERR), asker)
         if qtype != SOA:
             return self._error(refuse(message, FORMERR), asker)  # RFC 2136 3.1.1
+        if qclass == IN and name in self.followed:
+            return self._elsewhere(pass_on(message, name, end, self.keys, wall), message, end, asker)
         is_ours = qclass == IN and name in self._zones
         checked = check(message, self.keys, wall)
         if isinstance(checked, TsigError):
@@ -394,17 +404,37 @@ class Responder:
         except UpdateRefused as refused:
             return Signer(checked.key, checked.mac).sign(refuse(message, refused.rcode, end), wall)
 
-    def _not_a_query(self, message: bytes, opcode: int) -> bytes:
-        """NOTIFY is understood and not taken; of other opcodes we do not even know the form."""
+    def _elsewhere(
+        self, found: _Elsewhere | TsigError | bytes, message: bytes, end: int, asker: _Asker
+    ) -> _Elsewhere | bytes | Dropped:
+        """What comes about a zone that has its primary elsewhere."""
+        if isinstance(found, TsigError):
+            self.counters[Counted.BAD_SIGNATURE] += 1
+            wall = int(asker.wall)
+            return self._error(found.answer(refuse(message, found.rcode, end), wall), asker)
+        if isinstance(found, bytes):
+            return self._error(found, asker)
+        if isinstance(found, ForwardAsked) and found.signed is None:
+            # Anybody can have made it, so that it costs its sender as much as an error does.
+            over = self._gate.limited(Terms(proven=not asker.udp), asker.source, _ERROR, asker.now)
+            if over is not None:
+                return Dropped.OVER_LIMIT
+        return found
+
+    def _not_a_query(self, message: bytes, opcode: int, asker: _Asker) -> bytes | Dropped | NotifyHeard:
+        """NOTIFY of a zone that has its primary here is understood and not taken; of other opcodes we do not
+        even know the form."""
         if opcode != NOTIFY:
-            return refuse(message, NOTIMP)
+            return self._error(refuse(message, NOTIMP), asker)
         try:
             name, _, qclass, end = read_zone_section(message)
         except QuestionError:
-            return refuse(message, FORMERR)
-        if qclass != IN or name not in self._zones:
-            return refuse(message, NOTAUTH, end)
-        return refuse(message, NOTIMP, end)
+            return self._error(refuse(message, FORMERR), asker)
+        if qclass == IN and name in self.followed:
+            heard = hear(message, name, end, self.followed[name], int(asker.wall))
+            return self._elsewhere(heard, message, end, asker)
+        rcode = NOTIMP if qclass == IN and name in self._zones else NOTAUTH
+        return self._error(refuse(message, rcode, end), asker)
 
 
 def _may_be_signed(message: bytes, question: Question) -> bool:

@@ -17,9 +17,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.dns.followed import ASKED
 from appliance.dns.responder import Responder
 from appliance.dns.transfer import TransferAsked
-from appliance.dns.update import UpdateAsked
 from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_udp
@@ -152,7 +152,7 @@ class _Datagrams:
                     send(answer, source)
                 except OSError as problem:  # a full buffer, a filter, no route: UDP may lose, we count
                     self._counters[f"send {problem.strerror}"] += 1
-            elif isinstance(answer, UpdateAsked):
+            elif isinstance(answer, ASKED):
                 self._update(answer).addCallback(self._send, source)
             elif isinstance(answer, TransferAsked) and self._transfers is not None:
                 self._send(self._transfers.datagram(answer), source)

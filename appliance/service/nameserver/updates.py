@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from appliance.dns import names
 from appliance.dns.amendments import MAX_AMENDMENTS, amend
+from appliance.dns.followed import Asked
 from appliance.dns.numbers import NOERROR, NOTAUTH, REFUSED, SERVFAIL
 from appliance.dns.policy import Policy
 from appliance.dns.tsig import FUDGE_SECONDS
@@ -37,12 +38,13 @@ MB). More than that are not done, rather than that one could be done twice.
 _WORDS = {NOERROR: "done", SERVFAIL: "failed"}
 
 
-Update = Callable[[UpdateAsked], "Deferred[bytes]"]
-"""Does what an UPDATE asks for; fires with its answer and never fails."""
+Update = Callable[[Asked], "Deferred[bytes]"]
+"""Does what an UPDATE or a NOTIFY asks for; fires with its answer and never fails."""
 
 
-def refused(asked: UpdateAsked) -> Deferred[bytes]:
+def refused(asked: Asked) -> Deferred[bytes]:
     """Where nobody may change anything."""
+    assert isinstance(asked, UpdateAsked)
     return succeed(asked.answer(REFUSED, asked.signed.signed_at))
 
 
