@@ -161,7 +161,8 @@ class _Laying:
         """Publish what is static and live at `name`."""
         accepted, conflicts = self._settled.accept(name, self._live)
         self._accepted[name] = accepted or None
-        self._conflicts[name] = conflicts or None
+        if conflicts or (self._before is not None and name in self._before.conflicts):
+            self._conflicts[name] = conflicts or None
         if names.is_wildcard(name):
             (self._wildcards.add if accepted else self._wildcards.discard)(name)
         self._filled.discard(name)

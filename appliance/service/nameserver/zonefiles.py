@@ -147,6 +147,11 @@ class Zonefiles(service.Service):
         return frozenset(self._served)
 
     @property
+    def zones(self) -> Mapping[bytes, Zone]:
+        """The version of each zone that is being served, by apex."""
+        return self.responder.zones
+
+    @property
     def conflicts(self) -> tuple[Conflict, ...]:
         """The live records that a static record keeps out, of all zones."""
         return tuple(conflict for served in self._served.values() for conflict in served.conflicts)
@@ -302,7 +307,7 @@ class Zonefiles(service.Service):
     def _serving(self, *, may_wait: bool) -> Generator[None, None, None]:
         """Make what is in service equal to the files and the live records."""
         files = {zone.apex: zone for zone in self._files.values()} | self._taken
-        live_of = self._live_of(files)
+        live_of = yield from self._live_of(files)
         next_ones: dict[bytes, Served] = {}
         for apex, file in files.items():
             static = self._with_amendments(file)
@@ -320,7 +325,9 @@ class Zonefiles(service.Service):
         self._publish(next_ones)
         self._renew()
 
-    def _live_of(self, apexes: Collection[bytes]) -> dict[bytes, tuple[Live, set[bytes]]]:
+    def _live_of(
+        self, apexes: Collection[bytes]
+    ) -> Generator[None, None, dict[bytes, tuple[Live, set[bytes]]]]:
         """The live records of each zone, and the names at which they are others than it has in service."""
         if set(apexes) != self._served.keys():
             found: dict[bytes, tuple[Live, set[bytes]]] = {}
@@ -330,20 +337,17 @@ class Zonefiles(service.Service):
                 found[apex] = live, {name for name, _ in keys}
             return found
         dirty: dict[bytes, set[bytes]] = {apex: set() for apex in apexes}
+        changes: dict[bytes, dict[_Key, RRset | None]] = {apex: {} for apex in apexes}
         for name in self._dirty:
             closest = _closest(name, apexes)
             if closest is not None:
                 dirty[closest].add(name)
-        return {
-            apex: (
-                with_changes(
-                    self._served[apex].live,
-                    {(name, rtype): self._live.get((name, rtype)) for name in at for rtype in LIVE_TYPES},
-                ),
-                at,
-            )
-            for apex, at in dirty.items()
-        }
+                before = self._served[closest].live
+                for key in ((name, rtype) for rtype in LIVE_TYPES):
+                    if (rrset := self._live.get(key)) is not before.get(key):
+                        changes[closest][key] = rrset
+            yield
+        return {apex: (with_changes(self._served[apex].live, changes[apex]), dirty[apex]) for apex in apexes}
 
     def _with_amendments(self, file: Zone) -> Zone:
         """The zone of `file` with what UPDATE changed; of a taken one, its primary has done that."""
