@@ -234,7 +234,8 @@ class Responder:
         rcode = self._refusal(question)
         if rcode is None and question.qtype in (AXFR, IXFR):
             self.counters[Counted.TRANSFER_REFUSED] += 1
-            rcode = NOTIMP if asker.udp and question.qtype == AXFR else REFUSED
+            is_ours = question.name in self._zones
+            rcode = NOTIMP if asker.udp and question.qtype == AXFR else REFUSED if is_ours else NOTAUTH
         if rcode is not None:
             options = b"" if rcode == BADVERS else explained(terms, NOT_SUPPORTED)
             return self._error(refuse(message, rcode, question.end, edns, options), asker, terms)
@@ -402,7 +403,8 @@ class Responder:
                 raise UpdateRefused(NOTAUTH, "not a zone of ours")
             return UpdateAsked(checked, read_update(checked.message, name), message[:end])
         except UpdateRefused as refused:
-            return Signer(checked.key, checked.mac).sign(refuse(message, refused.rcode, end), wall)
+            refusal = refuse(message, refused.rcode, end, refused.edns)
+            return Signer(checked.key, checked.mac).sign(refusal, wall)
 
     def _elsewhere(
         self, found: _Elsewhere | TsigError | bytes, message: bytes, end: int, asker: _Asker

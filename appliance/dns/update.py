@@ -68,11 +68,14 @@ _REACHING: Final = frozenset((CNAME, DNAME, NS))
 
 
 class UpdateRefused(Exception):
-    """This update is not done; nothing of it is. `rcode` answers it, the text is for the log."""
+    """This update is not done; nothing of it is. `rcode` answers it, the text is for the log. `edns` is the
+    message's OPT, where only this error is known of the message: BADVERS cannot be said without one.
+    """
 
-    def __init__(self, rcode: int, what: str) -> None:
+    def __init__(self, rcode: int, what: str, edns: Edns | None = None) -> None:
         super().__init__(what)
         self.rcode = rcode
+        self.edns = edns
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +193,7 @@ def _edns(sections: Sections) -> Edns | None:
     for span in opts:
         edns = Edns(span.rclass, span.ttl >> 16 & 0xFF, bool(span.ttl & 0x8000))
         if edns.version != 0:
-            raise UpdateRefused(BADVERS, f"EDNS version {edns.version}")
+            raise UpdateRefused(BADVERS, f"EDNS version {edns.version}", edns)
         return edns
     return None
 

@@ -76,6 +76,10 @@ MATRIX: Mapping[str, tuple[bytes, Dropped | tuple[str, bool, bool]]] = {
     "AXFR": (message(body=APEX_AXFR), ("NOTIMP", True, False)),
     "IXFR without SOA": (message(body=APEX_IXFR), ("FORMERR", True, False)),
     "IXFR": (message(body=APEX_IXFR + SOA_RECORD, authorities=1), ("REFUSED", True, False)),
+    "IXFR of another's zone": (
+        message(body=question("x.invalid", "IXFR") + SOA_RECORD, authorities=1),
+        ("NOTAUTH", True, False),
+    ),
     "IXFR with EDNS": (
         message(body=APEX_IXFR + SOA_RECORD + opt(), authorities=1, additional=1),
         ("REFUSED", True, True),

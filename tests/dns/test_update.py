@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+import dns.message
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
+import dns.tsig
 import dns.update
 import pytest
 from hypothesis import given, settings
@@ -29,6 +32,7 @@ from appliance.dns.numbers import (
 )
 from appliance.dns.overlay import lay
 from appliance.dns.policy import Kind, Policy
+from appliance.dns.responder import Responder
 from appliance.dns.tsig import Key, Signed, Unsigned, check
 from appliance.dns.update import (
     NOTZONE,
@@ -451,3 +455,19 @@ def test_the_answer_is_signed() -> None:
     assert answer[12:].startswith(APEX + b"\x00\x06\x00\x01")
     assert len(answer) == 12 + len(APEX) + 4 + key.record_octets
     assert not isinstance(check(answer, {key.name: key}, 1000), Unsigned)
+
+
+def test_another_version_of_edns_is_answered_with_the_one_we_know() -> None:
+    secret = bytes(32)
+    made = dns.update.UpdateMessage("demo.test", id=1)
+    made.use_edns(1)
+    made.use_tsig(dns.tsig.Key("k1", secret, "hmac-sha256"))
+    asked = made.to_wire()
+    responder = Responder([STATIC])
+    key = Key(names.from_text("k1"), names.from_text("hmac-sha256"), secret)
+    responder.keys = {key.name: key}
+    answer = responder.respond(asked, udp=True, source="192.0.2.1", now=0.0, wall=time.time())
+    assert isinstance(answer, bytes)
+    read = dns.message.from_wire(answer, keyring=made.keyring, request_mac=made.mac)
+    assert read.rcode() == dns.rcode.BADVERS
+    assert read.edns == 0
