@@ -104,7 +104,7 @@ class Nameserving:
         update = self.updates.update
         self._listed = {address.host for address in (*own, *settings.servers)}
         self._listed |= {one.address.host for one in settings.secondaries}
-        places = Places(self._is_ours)
+        self._places = Places(self._is_ours)
         self.listening: list[UdpNameserver | TcpNameserver] = []
         for listen in settings.listen:
             where = listen.host, listen.port
@@ -112,7 +112,9 @@ class Nameserving:
                 UdpNameserver(reactor, responder, *where, update=update, transfers=transfers)
             )
             self.listening.append(
-                TcpNameserver(reactor, responder, *where, update=update, transfers=transfers, places=places)
+                TcpNameserver(
+                    reactor, responder, *where, update=update, transfers=transfers, places=self._places
+                )
             )
 
     def _is_ours(self, host: str) -> bool:
@@ -141,6 +143,7 @@ class Nameserving:
                 for zone in zones
             ],
             "updates": dict(self.updates.counters),
+            "tcp": {"connections": len(self._places), "sources": self._places.sources},
             "dns": counted(self.zonefiles.responder, (each.counters for each in self.listening)),
             "transfers": dict(self.transfers.counters),
             "notices": dict(self.notifier.counters),

@@ -37,7 +37,8 @@ TOOL_SECONDS = 30
 class Nameserver:
     """An appliance that is only a nameserver, as a process; its zones, and how the tools ask it."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self, base: Path, more: str = "rate_limit = 0\n") -> None:
+        """`more` are further lines of `[nameserver]`: dnsperf is one source that asks a few things often."""
         self.base = base
         self.zones = base / "zones"
         self.zones.mkdir()
@@ -47,7 +48,7 @@ class Nameserver:
         self.settings = base / "appliance.toml"
         self.settings.write_text(
             f'state = "{base}/state"\n[nameserver]\nzones = "{self.zones}"\n'
-            f'listen = ["127.0.0.1:{self.port}", "[::1]:{self.port}"]\n'
+            f'listen = ["127.0.0.1:{self.port}", "[::1]:{self.port}"]\n{more}'
         )
         self.start()
 

@@ -30,11 +30,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.dns.followed import ASKED
 from appliance.dns.responder import Responder
 from appliance.dns.transfer import TransferAsked
-from appliance.dns.update import UpdateAsked
 from appliance.service.nameserver.places import Places
 from appliance.service.nameserver.transfers import Outgoing, Transfers
+from appliance.service.nameserver.turns import Turns
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_tcp
 
@@ -45,8 +46,6 @@ TRANSFER_WAIT_SECONDS = 60.0  # for a place among the transfers, ten of which ar
 STOP_SECONDS = 1.0  # for answers under way when the service stops
 MAX_MESSAGE_OCTETS = 16 * 1024  # a query has under 300, a large UPDATE some thousand
 MAX_IN_FLIGHT = 16  # UPDATEs of one connection that wait for the disk; until then nothing is read
-TURN_MESSAGES = 100  # answered in one turn of the reactor (3 ms); the rest waits for the next
-TURN_OCTETS = 64 * 1024  # of answers in one turn: what the transport takes before it is full
 
 
 class TcpNameserver(service.Service):
@@ -145,6 +144,7 @@ class _Connections(ServerFactory):
         self.update = update
         self.transfers = transfers
         self.places = places
+        self.turns = Turns(reactor)
         self.open: set[_DnsConnection] = set()
         self._all_gone: list[Deferred[None]] = []
 
@@ -198,7 +198,6 @@ class _DnsConnection(Protocol):
         self._is_unread = False  # the peer leaves our answers lying: the transport is full
         self._updating = 0  # UPDATEs that are being done
         self._outgoing: Outgoing | None = None  # the transfer to this peer: what he asks meanwhile waits
-        self._next_turn: IDelayedCall | None = None
         self._timer: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
@@ -250,7 +249,7 @@ class _DnsConnection(Protocol):
         if self._phase is not _Phase.CLOSING:
             self._all.counters[why] += 1
             self._phase = _Phase.CLOSING
-            self._stop_turns()
+            self._all.turns.leave(self)
             self._end_transfer()
             self.transport.unregisterProducer()
             self.transport.loseConnection()
@@ -259,14 +258,14 @@ class _DnsConnection(Protocol):
         """End the connection at once, and with it whatever it waits for."""
         self._all.counters[why] += 1
         self._phase = _Phase.CLOSING
-        self._stop_turns()
+        self._all.turns.leave(self)
         self._end_transfer()
         self._all.gone(self)
         self.transport.abortConnection()
 
     def connectionLost(self, reason: Failure | None = None) -> None:
         self._phase = _Phase.CLOSING
-        self._stop_turns()
+        self._all.turns.leave(self)
         self._end_transfer()
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
@@ -303,10 +302,14 @@ class _DnsConnection(Protocol):
         if outgoing is not None:
             outgoing.cancel()
 
+    # One turn of many (turns.Waiting)
+
+    def go_on(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         """Answer the messages that are whole, as many as one turn and the transport take."""
-        self._stop_turns()
-        if self._is_unread or self._outgoing is not None:
+        if self._is_unread or self._outgoing is not None or self._all.turns.is_waiting(self):
             return
         try:
             answered = self._answer_some()
@@ -325,7 +328,7 @@ class _DnsConnection(Protocol):
             self.transport.pauseProducing()
         elif self._has_whole_message():
             self.transport.pauseProducing()
-            self._next_turn = self._all.reactor.callLater(0, self._answer)
+            self._all.turns.wait(self)
         elif self._phase is _Phase.ENDED:
             if not self._updating:
                 self.close("ended: by the peer")
@@ -340,8 +343,9 @@ class _DnsConnection(Protocol):
         answers: list[bytes] = []
         transfer: TransferAsked | None = None
         at = taken = octets = 0
+        messages, room = self._all.turns.share()
         try:
-            while taken < TURN_MESSAGES and octets < TURN_OCTETS and transfer is None:
+            while taken < messages and (octets < room or not taken) and transfer is None:
                 if self._updating >= MAX_IN_FLIGHT:
                     break
                 end = _end_of_message(received, at)
@@ -353,13 +357,14 @@ class _DnsConnection(Protocol):
                 if isinstance(answer, bytes):
                     octets += len(answer)
                     answers += (len(answer).to_bytes(2, "big"), answer)
-                elif isinstance(answer, UpdateAsked):
+                elif isinstance(answer, ASKED):
                     self._updating += 1
                     self._all.update(answer).addCallback(self._updated)
                 elif isinstance(answer, TransferAsked):
                     transfer = answer
         finally:
             del received[:at]
+            self._all.turns.used(taken, octets)
             if answers:
                 self.transport.write(b"".join(answers))
         if transfer is not None:
@@ -414,11 +419,6 @@ class _DnsConnection(Protocol):
                 self.close("ended: no query, as many others of its source")
         else:
             self.close("ended: idle")
-
-    def _stop_turns(self) -> None:
-        if self._next_turn is not None and self._next_turn.active():
-            self._next_turn.cancel()
-        self._next_turn = None
 
     def _failed(self) -> None:
         """Count every failure, show the first: a stranger's message may not fill the log."""

@@ -28,9 +28,9 @@ from appliance.service.nameserver.tcp import (
     MAX_MESSAGE_OCTETS,
     MESSAGE_SECONDS,
     STOP_SECONDS,
-    TURN_MESSAGES,
     TcpNameserver,
 )
+from appliance.service.nameserver.turns import TURN_MESSAGES
 from tests.service.nameserver.demo import (
     LARGE_OCTETS,
     answers_in,
@@ -128,6 +128,8 @@ def _numbers(transport: _Transport) -> list[int]:
 def test_a_hundred_questions_in_one_segment(peers: _Peers) -> None:
     peer = peers.peer()
     peer.protocol.dataReceived(framed(*(question(number) for number in range(100))))
+    assert len(_numbers(peer)) == TURN_MESSAGES
+    peers.clock.advance(0)
     assert _numbers(peer) == list(range(100))
     assert peer.producerState == "producing"
 
@@ -138,6 +140,7 @@ def test_any_cut_gives_the_same_answers(peers: _Peers) -> None:
         peer = peers.peer()
         peer.protocol.dataReceived(octets[:cut])
         peer.protocol.dataReceived(octets[cut:])
+        peers.clock.advance(0)
         assert _numbers(peer) == [1, 2, 3]
         peer.loseConnection()
     peer = peers.peer()
@@ -184,6 +187,7 @@ def test_a_peer_that_never_reads_is_aborted(peers: _Peers) -> None:
     peer = peers.peer()
     peer.is_read = False
     peer.protocol.dataReceived(framed(*(large_question(number) for number in range(50))))
+    peers.clock.advance(0)
     peers.clock.advance(IDLE_SECONDS)
     assert peer.aborted
     assert peers.counters == {"aborted: answers were not read": 1}
@@ -344,6 +348,7 @@ def test_who_does_not_read_has_not_earned_his_place(peers: _Peers) -> None:
         stuck = peers.peer(f"203.0.113.{number}")
         stuck.is_read = False
         stuck.protocol.dataReceived(framed(*(large_question(number) for number in range(50))))
+        peers.clock.advance(0)
     assert not good.aborted
     assert peers.nameserver.connections == PLACES - KEPT_PLACES
 
