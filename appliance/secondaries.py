@@ -80,11 +80,14 @@ def secondaries(settings: Iterable[SecondarySettings], keys: Mapping[bytes, Key]
 
 
 def receivers(settings: Iterable[KeySettings]) -> dict[bytes, Receiver]:
-    """What the holder of each key of the kind "transfer" may copy."""
+    """What the holder of each key of the kinds "transfer" and "peer" may copy."""
     grants: dict[bytes, tuple[Grant, ...]] = {}
+    peers: set[bytes] = set()
     for one in settings:
-        if one.kind == "transfer":
+        if one.kind in ("transfer", "peer"):
             grant = Grant(frozenset(one.names) if one.names else None, one.addresses)
             for key in one.keys:
                 grants[key.name] = (*grants.get(key.name, ()), grant)
-    return {name: Receiver(allowed) for name, allowed in grants.items()}
+                if one.kind == "peer":
+                    peers.add(key.name)
+    return {name: Receiver(allowed, name in peers) for name, allowed in grants.items()}

@@ -368,7 +368,8 @@ class Responder:
         if question.name not in self._zones:
             return NOTAUTH
         try:
-            return read_transfer(message, question, signed, udp=udp, source=source)
+            is_peer = receiver.is_peer
+            return read_transfer(message, question, signed, udp=udp, source=source, is_peer=is_peer)
         except TransferMalformed:
             return FORMERR
 

@@ -59,9 +59,11 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """What the holder of a key may copy; grants add up."""
+    """What the holder of a key may copy; grants add up. `is_peer`: he gets zones without their live records,
+    for he has his own."""
 
     grants: tuple[Grant, ...]
+    is_peer: bool = False
 
     def may_have(self, apex: bytes, source: str) -> bool:
         return any(grant.allows(apex, source) for grant in self.grants)
@@ -76,7 +78,7 @@ class TransferAsked:
     """A zone of ours was asked for, with a good signature of a key that may have it.
 
     `question` is that of the query, as it came, behind its header. `serial` is that of the version that the
-    asker has, and None for an AXFR. `limit` is how many octets a message may have.
+    asker has, and None for an AXFR. `limit` is how many octets a message may have. `is_peer` as of Receiver.
     """
 
     head: bytes
@@ -88,6 +90,7 @@ class TransferAsked:
     limit: int
     signed: Signed
     source: str
+    is_peer: bool = False
 
     @property
     def is_incremental(self) -> bool:
@@ -122,7 +125,7 @@ class TransferMalformed(Exception):
 
 
 def read_transfer(
-    query: bytes, question: Question, signed: Signed, *, udp: bool, source: str
+    query: bytes, question: Question, signed: Signed, *, udp: bool, source: str, is_peer: bool = False
 ) -> TransferAsked:
     """What `query` (as received, with the well-formed `question` of type AXFR or IXFR) asks for.
 
@@ -132,7 +135,9 @@ def read_transfer(
     opt = opt_record(question.edns, 0)
     limit = udp_limit(question.edns) if udp else MAX_MESSAGE_OCTETS
     asked = query[HEADER_OCTETS : question.end]
-    return TransferAsked(query[:HEADER_OCTETS], asked, opt, question.name, serial, udp, limit, signed, source)
+    return TransferAsked(
+        query[:HEADER_OCTETS], asked, opt, question.name, serial, udp, limit, signed, source, is_peer
+    )
 
 
 def _serial_in(message: bytes, apex: bytes) -> int:

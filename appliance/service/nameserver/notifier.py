@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
 from twisted.application import service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
@@ -19,9 +19,19 @@ from appliance.dns import names
 from appliance.dns.notify import Event, Noticed, NoticeGivenUp, Notices, Secondary
 from appliance.dns.zone import Zone
 from appliance.service.fewlines import FewLines
-from appliance.service.nameserver.zonefiles import Zonefiles
 
 _ANYWHERE = {False: "0.0.0.0", True: "::"}
+
+
+class Versions(Protocol):
+    """Zones that have new versions from time to time."""
+
+    @property
+    def zones(self) -> Mapping[bytes, Zone]:
+        """The newest, by apex."""
+
+    def on_published(self, told: Callable[[Zone], None]) -> None:
+        """`told` hears of every new version."""
 
 
 class Notifier(service.Service):
@@ -34,7 +44,7 @@ class Notifier(service.Service):
     def __init__(
         self,
         reactor: Any,
-        zonefiles: Zonefiles,
+        versions: Versions,
         secondaries: Sequence[Secondary],
         hosts: Sequence[str],
         *,
@@ -42,7 +52,7 @@ class Notifier(service.Service):
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._reactor = reactor
-        self._zonefiles = zonefiles
+        self._versions = versions
         self._wall = wall
         chance = random.SystemRandom()
         self._notices = Notices(secondaries, lambda: chance.getrandbits(16))
@@ -54,7 +64,7 @@ class Notifier(service.Service):
         self._sockets: dict[bool, _Socket] = {}
         self._lines = FewLines(reactor, self._log)
         self._call: IDelayedCall | None = None
-        zonefiles.on_published(self._published)
+        versions.on_published(self._published)
 
     def startService(self) -> None:
         """Tells of all zones: secondaries may have missed what we published before."""
@@ -66,7 +76,7 @@ class Notifier(service.Service):
             except CannotListenError as error:
                 self._log.error("NOTIFY cannot be sent from {host}: {error}", host=host, error=error)
                 del self._sockets[is_v6]
-        for zone in self._zonefiles.responder.zones.values():
+        for zone in self._versions.zones.values():
             self._notices.published(zone.soa, self._reactor.seconds())
         self._tick()
 
@@ -91,7 +101,7 @@ class Notifier(service.Service):
             self._tick()
 
     def _tick(self) -> None:
-        gone = {apex for _, apex, _ in self._notices.told()} - self._zonefiles.apexes
+        gone = {apex for _, apex, _ in self._notices.told()} - self._versions.zones.keys()
         for apex in gone:
             self._notices.removed(apex)
         to_send, events = self._notices.tick(self._reactor.seconds(), int(self._wall()))

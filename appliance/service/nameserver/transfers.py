@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from appliance.dns import names
 from appliance.dns.numbers import SERVFAIL
 from appliance.dns.transfer import Kind, Transfer, TransferAsked
+from appliance.service.nameserver.statics import Statics
 from appliance.service.nameserver.zonefiles import Zonefiles
 
 MAX_AT_ONCE = 10
@@ -44,10 +45,19 @@ class Transfers:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, zonefiles: Zonefiles, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        zonefiles: Zonefiles,
+        *,
+        statics: Statics | None = None,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """Without `statics` no key may be a peer's."""
         self.counters: Counter[str] = Counter()
         self._reactor = reactor
         self._zonefiles = zonefiles
+        self._statics = statics
         self._wall = wall
         self._waiting: deque[Outgoing] = deque()
         self._begun: set[Outgoing] = set()
@@ -171,8 +181,11 @@ class Transfers:
 
     def _transfer(self, asked: TransferAsked) -> Transfer | None:
         """The transfer of the version that is served now; None where the zone is not served any more."""
-        zone = self._zonefiles.responder.zones.get(asked.apex)
-        return None if zone is None else Transfer(asked, zone, self._zonefiles.journal(asked.apex))
+        versions = self._statics if asked.is_peer else self._zonefiles
+        zone = None if versions is None else versions.zones.get(asked.apex)
+        if zone is None or versions is None:
+            return None
+        return Transfer(asked, zone, versions.journal(asked.apex))
 
 
 class Outgoing:

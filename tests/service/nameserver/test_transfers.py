@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import dns.rcode
 import pytest
@@ -30,6 +30,10 @@ class _Zones:
         self.responder = Responder([served])
         self.responder.keys = {KEY.name: KEY}
         self.responder.receivers = {KEY.name: Receiver((Grant(),))}
+
+    @property
+    def zones(self) -> Mapping[bytes, Zone]:
+        return self.responder.zones
 
     def journal(self, apex: bytes) -> Journal:
         return Journal()
