@@ -3,7 +3,12 @@
     names       a name is its wire form, lower-cased
     numbers     the IANA numbers used here
     zone        one version of a zone: immutable, replaced whole
+    layered     a large mapping with a few changes over it
+    packed      a large zone as octets, on the disk and in service
+    touched     what an answer depends on, and what a change touches
+    steps       work that can be interrupted
     zonefile    the text of a master file -> a zone, or the lines that are wrong
+    plainlines  those of its lines that most files consist of
     tokens      its tokens, each with its line
     zonecheck   which records may stand together in a zone
     overlay     live records laid over a static zone, and where the two conflict

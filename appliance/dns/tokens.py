@@ -47,6 +47,7 @@ class Tokens(dns.tokenizer.Tokenizer):
 
     def __init__(self, text: str) -> None:
         text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+        self.text = text
         super().__init__(text, idna_codec=OnlyAscii())  # type: ignore[no-untyped-call]
         self.line = 1  # of the token that was read last, or where reading it failed
         self.last = dns.tokenizer.Token(dns.tokenizer.EOL)
@@ -76,6 +77,24 @@ class Tokens(dns.tokenizer.Tokenizer):
     def unget(self, token: dns.tokenizer.Token) -> None:
         super().unget(token)
         self._last_char = "\n" if token.is_eol() else self._last_char
+
+    def line_starts_at(self) -> int | None:
+        """Where in `text` the next line begins, if nothing of it is read and it is not within an entry."""
+        place: int = self.file.tell()
+        if (
+            self.multiline
+            or self.quoting
+            or self.ungotten_token is not None
+            or self.ungotten_char is not None
+        ):
+            return None
+        return place if place == 0 or self.text[place - 1] == "\n" else None
+
+    def go_to(self, place: int, line: int) -> None:
+        """Read on from `place` in `text`, where this line begins."""
+        self.file.seek(place)
+        self.line_number = line
+        self._last_char = ""
 
     def skip_line(self) -> bool:
         """Go to the next line after a mistake. False inside parentheses: nobody knows where that would be."""

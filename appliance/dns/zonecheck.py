@@ -8,11 +8,26 @@ Input are records with the line that each was read from, so that a fault can nam
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from appliance.dns import names
-from appliance.dns.numbers import AAAA, CNAME, DNAME, DNSKEY, DS, NS, NSEC, NSEC3, NSEC3PARAM, RRSIG, SOA, A
+from appliance.dns.numbers import (
+    AAAA,
+    CNAME,
+    DNAME,
+    DNSKEY,
+    DS,
+    MX,
+    NS,
+    NSEC,
+    NSEC3,
+    NSEC3PARAM,
+    PTR,
+    RRSIG,
+    SOA,
+    TXT,
+    A,
+)
 from appliance.dns.zone import RRset, Zone, soa_serial
 
 # An rrset has to fit a message over TCP with its question and the head of each record (RFC 1035 4.2.2:
@@ -21,6 +36,9 @@ MAX_RRSET_OCTETS: Final = 60_000
 _RECORD_HEAD_OCTETS: Final = 12  # a compressed owner, type, class, TTL, length
 
 _SIGNATURES: Final = {RRSIG: "RRSIG", NSEC: "NSEC", NSEC3: "NSEC3", NSEC3PARAM: "NSEC3PARAM"}
+# Types without a rule of their own, and what many records of them are far from being too many in.
+_ORDINARY: Final = frozenset((A, AAAA, TXT, MX, PTR))
+_ORDINARY_OCTETS: Final = 512
 _SINGLE: Final = {SOA: "SOA", CNAME: "CNAME", DNAME: "DNAME"}
 
 
@@ -31,8 +49,7 @@ class Fault(NamedTuple):
     what: str
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One record as it was read: `name` lower-cased, `rdata` in wire form without compression, `ttl` in
     seconds."""
 
@@ -58,14 +75,18 @@ def faults_of(records: Sequence[Record], apex: bytes | None) -> list[Fault]:
     nodes: dict[bytes, dict[int, list[Record]]] = {}
     faults: list[Fault] = []
     for record in records:
-        if names.is_at_or_below(record.name, apex):
-            nodes.setdefault(record.name, {}).setdefault(record.rtype, []).append(record)
+        node = nodes.get(record.name)
+        if node is not None:
+            node.setdefault(record.rtype, []).append(record)
+        elif names.is_at_or_below(record.name, apex):
+            nodes[record.name] = {record.rtype: [record]}
         else:
             faults.append(
                 Fault(record.line, f"{names.to_text(record.name)} is outside the zone {names.to_text(apex)}")
             )
     for name, node in nodes.items():
-        faults.extend(faults_at(name, node, apex))
+        if not _is_ordinary(name, node):
+            faults.extend(faults_at(name, node, apex))
     faults.extend(_faults_below_dnames(nodes))
     faults.extend(_faults_of_apex(nodes.get(apex, {}), apex))
     faults.extend(_faults_of_nameservers(nodes, apex))
@@ -76,15 +97,29 @@ def zone_from(records: Iterable[Record], apex: bytes) -> Zone:
     """The zone of records without faults: duplicates are dropped, and an rrset has one TTL, the lowest
     written (RFC 2181 5)."""
     rrsets: dict[bytes, dict[int, RRset]] = {}
+    further: dict[tuple[bytes, int], list[Record]] = {}
     for record in records:
-        node = rrsets.setdefault(record.name, {})
-        there = node.get(record.rtype)
-        if there is None:
-            node[record.rtype] = RRset(record.name, record.rtype, record.ttl, (record.rdata,))
+        _, name, rtype, ttl, rdata = record
+        node = rrsets.setdefault(name, {})
+        if rtype in node:
+            further.setdefault((name, rtype), []).append(record)
         else:
-            rdatas = there.rdatas if record.rdata in there.rdatas else (*there.rdatas, record.rdata)
-            node[record.rtype] = RRset(record.name, record.rtype, min(there.ttl, record.ttl), rdatas)
+            node[rtype] = RRset(name, rtype, ttl, (rdata,))
+    for (name, rtype), found in further.items():
+        first = rrsets[name][rtype]
+        rdatas = dict.fromkeys((*first.rdatas, *(record.rdata for record in found)))
+        ttl = min(first.ttl, *(record.ttl for record in found))
+        rrsets[name][rtype] = RRset(name, rtype, ttl, tuple(rdatas))
     return Zone(apex, soa_serial(rrsets[apex][SOA]), rrsets)
+
+
+def _is_ordinary(name: bytes, node: Mapping[int, Sequence[Record]]) -> bool:
+    """Whether nothing can be wrong at `name`, as at most names of a large zone."""
+    return (
+        _ORDINARY.issuperset(node)
+        and not names.is_wildcard(name)
+        and all(len(found) == 1 and len(found[0].rdata) <= _ORDINARY_OCTETS for found in node.values())
+    )
 
 
 def faults_at(name: bytes, node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterator[Fault]:

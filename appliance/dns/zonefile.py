@@ -20,6 +20,7 @@ import dns.tokenizer
 import dns.ttl
 
 from appliance.dns import numbers
+from appliance.dns.plainlines import PlainLines
 from appliance.dns.tokens import Tokens, Wrong, first_lower, plain
 from appliance.dns.zone import Zone
 from appliance.dns.zonecheck import Fault, Record, apex_of, faults_of, zone_from
@@ -78,6 +79,8 @@ class _Reader:
         self.records: list[Record] = []
         self.faults: list[Fault] = []
         self._tokens = Tokens(text)
+        self._plain = PlainLines(self._tokens.text)
+        self._line_at: int | None = None  # where the line that the whole grammar reads begins
         self._origin = None if apex is None else dns.name.from_wire(apex, 0)[0]
         self._owner: bytes | None = None
         self._default_ttl: int | None = None  # of $TTL, or of an SOA that came before any
@@ -86,12 +89,39 @@ class _Reader:
     def read(self) -> None:
         while len(self.faults) < MAX_ERRORS_SHOWN:
             try:
+                self._plain_lines()
                 if not self._entry():
                     return
             except Wrong as error:
                 self.faults.append(Fault(self._tokens.line, str(error)))
                 if not self._tokens.skip_line():
                     return
+
+    def _plain_lines(self) -> None:
+        """All plain lines from here to the first one that is not."""
+        tokens, plain = self._tokens, self._plain
+        plain.set_origin(None if self._origin is None else self._origin.to_wire())
+        start = at = tokens.line_starts_at()
+        if at is None:
+            return
+        line = tokens.line_number
+        read, records = plain.read, self.records
+        while (found := read(at)) is not None:
+            owner, ttl, rtype, rdata, at_next = found
+            if owner is not None:
+                self._owner = owner
+            if ttl is None:
+                ttl = self._default_ttl
+            else:
+                self._last_ttl = ttl
+            if self._owner is None or ttl is None:
+                break
+            records.append(Record(line, self._owner, rtype, ttl, rdata))
+            at = at_next
+            line += 1
+        if at != start:
+            tokens.go_to(at, line)
+        self._line_at = at
 
     def _entry(self) -> bool:
         """One entry of the file (RFC 1035 5.1). False at its end."""
@@ -173,6 +203,9 @@ class _Reader:
         self.records.append(
             Record(line, owner, int(rtype), self._ttl_of(ttl, int(rtype), rdata, line), rdata)
         )
+        end = tokens.line_starts_at()
+        if self._line_at is not None and end is not None:
+            self._plain.learn(self._line_at, end, int(rtype), rdata)
 
     def _ttl_of(self, ttl: int | None, rtype: int, rdata: bytes, line: int) -> int:
         if ttl is not None:
