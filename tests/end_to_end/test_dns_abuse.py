@@ -21,6 +21,7 @@ from tests.end_to_end.programs import need, wait_for
 from tests.end_to_end.test_dns_tools import Nameserver, run
 
 QUIET_SECONDS = 15  # all timers of idle and stalled connections are shorter
+FLOOD_RATE = 10_000  # queries a second at most: what is faster is lost in the kernel, and proves nothing
 BURST = 32  # datagrams that no queue loses on the way
 
 
@@ -66,7 +67,7 @@ def test_dig_and_kdig_get_cookies_nsid_and_reasons(guarded: Nameserver) -> None:
 
 @pytest.mark.parametrize(
     ("slip", "victims", "each"),
-    [(2, 10, 1500), (0, 5, 1000), (1, 5, 1000), pytest.param(2, 200, 3000, marks=pytest.mark.slow)],
+    [(2, 10, 1500), (0, 5, 1000), (1, 5, 1000), pytest.param(2, 40, 5000, marks=pytest.mark.slow)],
 )
 def test_a_forged_flood_is_no_flood_at_its_victims(
     tmp_path: Path, slip: int, victims: int, each: int
@@ -88,6 +89,7 @@ def test_a_forged_flood_is_no_flood_at_its_victims(
     print(f"slip {slip}: {sent} asked, {whole} whole, {cut} cut, {seconds:.1f} s, factor {factor:.2f}")
     assert victims * 125 <= whole <= victims * (175 + 50 * seconds)
     dropped = after["dropped"].get("its answer was over the rate limit", 0)
+    assert dropped + cut >= sent / 3, "it was a flood"
     # Some are lost where the kernel's queue is full; each one that came is in one count.
     assert 0.8 * sent <= whole + cut + dropped <= sent
     assert after["answers"][0]["count"] - before["answers"][0]["count"] == whole
@@ -125,6 +127,7 @@ def _flood(port: int, asked: bytes, victims: int, each: int) -> tuple[int, int, 
                 for _ in range(BURST // 4):
                     one.send(asked)
             collect()
+            time.sleep(len(sockets) * (BURST // 4) / FLOOD_RATE)
         end = time.monotonic()
         while time.monotonic() < end + 1.0:
             collect()
