@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from appliance import __version__
-from appliance.addresses import read_listen
+from appliance.addresses import read_listen, with_port
 from appliance.service.control import SOCKET_NAME
 from appliance.settings import DEFAULT_APPLIANCE_FILE
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused
@@ -127,18 +127,47 @@ def invite(where: Any, names: Sequence[str], client: str | None, output: Path | 
 @click.argument("id")
 @click.argument("addresses", metavar="ADDRESS[:PORT]...", nargs=-1, required=True)
 @click.option("--output", type=click.Path(path_type=Path), help="Write the enrolment there, not to stdout.")
+@click.option("--nameserver", is_flag=True, help="It is a nameserver of the zones here, too.")
+@click.option("--no-server", is_flag=True, help="With --nameserver: it is no tunnel server.")
+@click.option("--dns-port", default=53, show_default=True, help="With --nameserver: where it answers DNS.")
+@click.option(
+    "--primary",
+    metavar="ADDRESS[:PORT]",
+    multiple=True,
+    help="With --nameserver: where it reaches the nameserver here, if not at the SOA's MNAME.",
+)
 @click.pass_obj
-def enroll(where: Any, id: str, addresses: Sequence[str], output: Path | None) -> None:
+def enroll(
+    where: Any,
+    id: str,
+    addresses: Sequence[str],
+    output: Path | None,
+    nameserver: bool,
+    no_server: bool,
+    dns_port: int,
+    primary: Sequence[str],
+) -> None:
     """Make the one file that a further tunnel server, with these public addresses, needs."""
+    further: dict[str, Any] = {}
+    if nameserver:
+        at = [with_port(address, 53) for address in primary]
+        further = {"dns_port": dns_port, "primary": at, "is_server": not no_server}
+    elif no_server or primary:
+        raise click.UsageError("--no-server and --primary go with --nameserver")
     with _New(output) as file:
-        result = _ask(where, "enroll", id=id, addresses=list(addresses))
+        result = _ask(where, "enroll", id=id, addresses=list(addresses), **further)
         file.write(result["enrolment"])
     shown = ", ".join(f'"{address}"' for address in addresses)
-    click.echo(f"server {result['server']}: keep the file secret, and put it on that machine, with", err=True)
-    click.echo(f'  [server]\n  enrolment = "{(output or Path("enrolment.toml")).name}"', err=True)
-    click.echo(
-        f"in its appliance.toml. Here, add to [nameserver] and restart:  servers = [{shown}]", err=True
-    )
+    line = f'enrolment = "{(output or Path("enrolment.toml")).name}"'
+    what = "nameserver" if no_server else "server"
+    click.echo(f"{what} {result['server']}: keep the file secret, and put it on that machine, with", err=True)
+    for table in ("nameserver",) * nameserver + ("server",) * (not no_server):
+        click.echo(f"  [{table}]\n  {line}", err=True)
+    click.echo("in its appliance.toml.", err=True)
+    if not no_server:
+        click.echo(f"Here, add to [nameserver] and restart:  servers = [{shown}]", err=True)
+    if nameserver:
+        click.echo("Then give the zones an NS record for it, and its address (their parents, too).", err=True)
 
 
 @main.command()

@@ -41,7 +41,7 @@ from appliance.secondaries import SecondarySettings, SecondaryTable, read_second
 from appliance.service.ports import local_addresses
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, InvitationRefused, read_enrolment
+from appliance.tunnel.invitation import Enrolment, Following, InvitationRefused, read_enrolment
 from appliance.tunnel.names import BadHostName, normal
 
 __all__ = [
@@ -159,8 +159,16 @@ class NameserverSettings:
         "`false`",
         default=False,
     )
+    enrolment: Path | None = _doc(
+        "The file that `tunnel-appliance enroll --nameserver` wrote at the appliance that holds the CA. The"
+        " zones are then followed from there, and `zones`, `index` and the tunnel servers to watch are as it"
+        " says.",
+        "the one of `[server]`, if there is one",
+        default=None,
+    )
     keys: tuple[KeySettings, ...] = ()
     secondaries: tuple[SecondarySettings, ...] = ()
+    following: Following | None = None
 
 
 @attrs.frozen
@@ -185,7 +193,7 @@ class ServerSettings:
     enrolment: Path | None = _doc(
         "The file that `tunnel-appliance enroll` wrote at the appliance that holds the CA. Without it this"
         " appliance has a CA of its own.",
-        "none",
+        "the one of `[nameserver]`, if there is one",
         default=None,
     )
     default_name: str | None = _doc(
@@ -309,11 +317,16 @@ def read_appliance(
         errors.append(file.error(("days",), "must be at least 1"))
     zones: Zones = {}
     nameserver = _structured(file, made, NameserverSettings, ("nameserver",), errors)
-    if nameserver is not None:
-        nameserver, zones = _nameserver(file, nameserver, local_addresses(), errors)
     server = _structured(file, made, ServerSettings, ("server",), errors)
+    path, enrolment = _the_enrolment(file, errors)
+    if nameserver is not None:
+        nameserver = attrs.evolve(nameserver, enrolment=path)
+        if enrolment is not None:
+            nameserver = _followed(file, nameserver, enrolment, errors)
+        nameserver, zones = _nameserver(file, nameserver, local_addresses(), errors)
     if server is not None:
-        server = _server(file, server, zones, local_addresses(), host_name, errors)
+        server = attrs.evolve(server, enrolment=path)
+        server = _server(file, server, enrolment, zones, local_addresses(), host_name, errors)
     if nameserver is not None:
         own = server.addresses if server is not None else ()
         errors += _unpublished(file, ("server", "addresses"), own, nameserver)
@@ -428,7 +441,9 @@ def _nameserver(
     """The settings with what they leave unsaid, and the zones."""
     directory = file.path("nameserver", "zones") / settings.zones
     zones: Zones = {}
-    if not any(directory.glob("*.zone")):
+    if settings.enrolment is not None:
+        pass  # its zones come from their primary
+    elif not any(directory.glob("*.zone")):
         what = f"{directory} holds no *.zone file; `tunnel-appliance init ZONE ADDRESS` writes one"
         errors.append(file.error(("nameserver", "zones"), what))
     else:
@@ -490,16 +505,17 @@ def _wrong_keys(file: SettingsFile, keys: Sequence[KeySettings], zones: Zones) -
 def _server(
     file: SettingsFile,
     settings: ServerSettings,
+    enrolment: Enrolment | None,
     zones: Zones,
     local: Sequence[str],
     host_name: Callable[[], str],
     errors: list[str],
 ) -> ServerSettings:
     """The settings with what they leave unsaid."""
-    path = settings.enrolment and file.path("server", "enrolment") / settings.enrolment
-    enrolment = path and _enrolment(file, path, errors)
     identifier, addresses = settings.id or server_id(host_name()), settings.addresses
     if enrolment:
+        if not enrolment.credential_pem:
+            errors.append(file.error(("server",), "the enrolment is not one of a tunnel server"))
         if settings.id not in ("", enrolment.server_id):
             errors.append(file.error(("server", "id"), f'the enrolment says "{enrolment.server_id}"'))
         identifier = enrolment.server_id
@@ -509,7 +525,7 @@ def _server(
                 what = f"the enrolment is not for {address.host} but for {', '.join(enrolled)}"
                 errors.append(file.error(("server", "addresses"), what))
         addresses = addresses or enrolment.addresses
-    elif not addresses and path is None:
+    elif not addresses and settings.enrolment is None:
         addresses = addresses_from_glue(zones, local, _first_port(file))
         if not addresses and not errors:
             errors.append(file.error(("server", "addresses"), why_no_address(zones, local)))
@@ -526,7 +542,6 @@ def _server(
         addresses=addresses,
         tls=settings.tls or everywhere(TLS_PORT),
         http=settings.http or everywhere(HTTP_PORT),
-        enrolment=path,
         default_name=default_name,
         https_port=settings.https_port or (addresses[0].port if addresses else TLS_PORT),
     )
@@ -546,14 +561,45 @@ def _unpublished(
     ]
 
 
-def _enrolment(file: SettingsFile, path: Path, errors: list[str]) -> Enrolment | None:
+def _the_enrolment(file: SettingsFile, errors: list[str]) -> tuple[Path | None, Enrolment | None]:
+    """The one file of both parts, and what it says; None where it cannot be read."""
+    keys = [(part, "enrolment") for part in _PARTS if isinstance(file.value(part, "enrolment"), str)]
+    paths = [file.path(*key) / file.value(*key) for key in keys]
+    if not paths:
+        return None, None
+    if len(set(paths)) > 1:
+        errors.append(file.error(keys[1], f"[{keys[0][0]}] has another one: an appliance has one enrolment"))
+    path, key = paths[0], keys[0]
     try:
-        return read_enrolment(path.read_text(encoding="utf-8"))
+        return path, read_enrolment(path.read_text(encoding="utf-8"))
     except OSError as error:
-        errors.append(file.error(("server", "enrolment"), f"{path} cannot be read: {error.strerror}"))
+        errors.append(file.error(key, f"{path} cannot be read: {error.strerror}"))
     except (InvitationRefused, UnicodeDecodeError) as error:
-        errors.append(file.error(("server", "enrolment"), f"{path}: {error}"))
-    return None
+        errors.append(file.error(key, f"{path}: {error}"))
+    return path, None
+
+
+def _followed(
+    file: SettingsFile, settings: NameserverSettings, enrolment: Enrolment, errors: list[str]
+) -> NameserverSettings:
+    """The settings with what the enrolment says."""
+    following = enrolment.following
+    if following is None:
+        what = "the enrolment is not one of a nameserver: `tunnel-appliance enroll --nameserver` writes it"
+        errors.append(file.error(("nameserver",), what))
+        return settings
+    if file.given("nameserver", "zones"):
+        what = "the enrolment says which zones are followed; zone files are the primary's"
+        errors.append(file.error(("nameserver", "zones"), what))
+    if file.given("nameserver", "index") and settings.index != following.index:
+        errors.append(file.error(("nameserver", "index"), f"the enrolment says {following.index}"))
+    servers = [one for one in following.servers if one not in enrolment.addresses]
+    return attrs.evolve(
+        settings,
+        index=following.index,
+        servers=tuple(dict.fromkeys((*servers, *settings.servers))),
+        following=following,
+    )
 
 
 def _name(file: SettingsFile, key: tuple[str, ...], text: str, errors: list[str]) -> str:

@@ -7,6 +7,7 @@ and the control socket are made in startService, as the user that stays.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,19 +21,25 @@ from twisted.logger import Logger
 from appliance import __version__
 from appliance.addresses import Listen
 from appliance.derived import server_id
+from appliance.dns.followed import Asked, ForwardAsked
 from appliance.dns.names import from_text, is_at_or_below, to_text
 from appliance.dns.responder import Responder
+from appliance.dns.update import UpdateAsked
 from appliance.keysettings import all_keys, policies
 from appliance.secondaries import receivers, secondaries
-from appliance.service.authority import Authority, AuthorityRefused, Identity
+from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
+from appliance.service.nameserver.following import Following, Primary
+from appliance.service.nameserver.forwarding import Forwarding
 from appliance.service.nameserver.gating import SecretsUnreadable, gate_of, reload_secrets
 from appliance.service.nameserver.notifier import Notifier
+from appliance.service.nameserver.peers import NoPeer, Peers, key_from, key_texts, primary_addresses
 from appliance.service.nameserver.places import Places
 from appliance.service.nameserver.registry import Registry
+from appliance.service.nameserver.statics import Statics
 from appliance.service.nameserver.tcp import TcpNameserver
 from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.udp import UdpNameserver
@@ -42,11 +49,12 @@ from appliance.service.nameserver.zonefiles import Zonefiles, ZonesRefused
 from appliance.service.ports import CannotListen
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.service.server.watches import LocalEnd, Watches
-from appliance.service.store import Store, StoreFailed, StoreRefused
+from appliance.service.store import EnrolledPeer, Store, StoreFailed, StoreRefused
 from appliance.settings import ApplianceSettings, NameserverSettings, ServerSettings
 from appliance.tunnel.certificates import SERVICE_NAME, Credential
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import Enrolment, read_enrolment
+from appliance.tunnel.invitation import Following as EnrolledFollowing
 
 STORE_NAME = "appliance.sqlite"
 WARNING_SECONDS = 86400.0
@@ -74,7 +82,9 @@ class Nameserving:
         self._settings = settings
         self._gate = gate_of(settings)
         responder = Responder(gate=self._gate, rotate=settings.rotate)
-        self.zonefiles = Zonefiles(settings.zones, store, reactor, index=settings.index, responder=responder)
+        directory = settings.zones if settings.following is None else None
+        self.zonefiles = Zonefiles(directory, store, reactor, index=settings.index, responder=responder)
+        statics = Statics(self.zonefiles, settings.index)
         self.registry = Registry(
             reactor,
             store,
@@ -94,14 +104,22 @@ class Nameserving:
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
         responder.keys = all_keys(settings.keys)
         responder.receivers = receivers(settings.keys)
-        self.transfers = transfers = Transfers(reactor, self.zonefiles)
+        hosts = [listen.host for listen in settings.listen]
+        self.peers = Peers(
+            reactor, store, statics, responder, hosts, index=settings.index, random_octets=os.urandom
+        )
+        self.following: Following | None = None
+        self.forwarding: Forwarding | None = None
+        if settings.following is not None:
+            self._follow(reactor, settings.following, responder)
+        self.transfers = transfers = Transfers(reactor, self.zonefiles, statics=statics)
         self.notifier = Notifier(
             reactor,
             self.zonefiles,
             secondaries(settings.secondaries, responder.keys),
-            [listen.host for listen in settings.listen],
+            hosts,
         )
-        update = self.updates.update
+        update = self._update
         self._listed = {address.host for address in (*own, *settings.servers)}
         self._listed |= {one.address.host for one in settings.secondaries}
         self._places = Places(self._is_ours)
@@ -117,9 +135,69 @@ class Nameserving:
                 )
             )
 
+    def _follow(self, reactor: Any, enrolled: EnrolledFollowing, responder: Responder) -> None:
+        """Let the zones be those of our primary."""
+        apexes = tuple(from_text(zone) for zone in enrolled.zones)
+        addresses = tuple((address.host, address.port) for address in enrolled.primary)
+        primary = Primary(apexes, addresses, key_from(enrolled.key_name, enrolled.key_secret))
+        responder.followed = dict.fromkeys(apexes, primary.key)
+        self.following = Following(
+            reactor,
+            self._store,
+            self.zonefiles,
+            primary,
+            message_id=lambda: secrets.randbits(16),
+            zones_changed=self.registry.zones_changed,
+        )
+        self.forwarding = Forwarding(reactor, addresses, self.following.ask)
+
+    def _update(self, asked: Asked) -> Deferred[bytes]:
+        if isinstance(asked, UpdateAsked):
+            return self.updates.update(asked)
+        assert self.following is not None
+        assert self.forwarding is not None
+        if isinstance(asked, ForwardAsked):
+            return self.forwarding.forward(asked)
+        self.following.heard(asked)
+        return succeed(asked.octets)
+
+    @property
+    def parts(self) -> list[Service]:
+        """What runs besides the sockets, in the order of starting; `load` comes before."""
+        following = [part for part in (self.following, self.forwarding) if part is not None]
+        return [self.zonefiles, self.registry, *following]
+
+    def load(self) -> None:
+        """Serve what is on the disk. Raises ZonesRefused or StoreFailed."""
+        self.zonefiles.load()
+        if self.following is not None:
+            self.following.load()
+
+    def follow(
+        self,
+        peer_id: str,
+        addresses: Sequence[ServerAddress],
+        primary: Sequence[ServerAddress],
+        servers: Sequence[ServerAddress],
+    ) -> Deferred[EnrolledFollowing]:
+        """What a further nameserver, which will answer DNS at `addresses`, needs. Raises NotIssued."""
+        zones = self.zonefiles.zones
+        at = tuple(primary) or primary_addresses(zones.values(), self._settings.listen)
+
+        def added(peer: EnrolledPeer) -> EnrolledFollowing:
+            texts = tuple(sorted(map(to_text, zones)))
+            return EnrolledFollowing(peer.index, texts, at, tuple(servers), **key_texts(peer))
+
+        try:
+            return self.peers.add(peer_id, addresses).addCallback(added)
+        except NoPeer as error:
+            raise NotIssued(str(error)) from None
+
     def _is_ours(self, host: str) -> bool:
-        """Whether a tunnel server or a secondary of ours is at `host`."""
+        """Whether a tunnel server, a peer or a secondary of ours is at `host`."""
         servers = self._store.servers()
+        if host in self.peers.addresses:
+            return True
         return host in self._listed or any(one.host == host for each in servers for one in each.addresses)
 
     def reload(self) -> list[str]:
@@ -128,6 +206,8 @@ class Nameserving:
             errors = self.zonefiles.reload()
         except StoreFailed as error:
             return [str(error)]
+        if self.following is not None:
+            self.following.ask_all()
         self.registry.zones_changed()
         return errors + reload_secrets(self._gate, self._settings)
 
@@ -148,9 +228,18 @@ class Nameserving:
             "transfers": dict(self.transfers.counters),
             "notices": dict(self.notifier.counters),
             "secondaries": self.notifier.status(),
+            "peers": self.peers.status(),
+            **(self._followed() if self.following is not None else {}),
             **self.registry.status(),
             "watches": self.watcher.status(),
         }
+
+
+    def _followed(self) -> dict[str, Any]:
+        assert self.following is not None
+        assert self.forwarding is not None
+        counters = {**self.following.counters, **self.forwarding.counters}
+        return {"followed": counters, "followed_zones": self.following.status()}
 
 
 class Appliance(Service):
@@ -164,8 +253,8 @@ class Appliance(Service):
 
     def __init__(self, reactor: Any, settings: ApplianceSettings) -> None:
         self._settings = settings
-        own_id = settings.server.id if settings.server else server_id(socket.gethostname())
-        identity = _identity(settings, own_id)
+        identity = _identity(settings)
+        own_id = identity.server_id or identity.nameserver_id or ""
         service_name = identity.enrolment.service_name if identity.enrolment else SERVICE_NAME
         self.store = Store(settings.state / STORE_NAME, reactor)
         self.authority = Authority(
@@ -226,9 +315,10 @@ class Appliance(Service):
         self.authority.open()
         parts: list[Service | None] = [self.watches, self.server]
         if self.nameserver is not None:
-            self.nameserver.zonefiles.load()
-            parts = [self.nameserver.zonefiles, self.nameserver.registry, *parts]
-            parts += [self.nameserver.watcher, *self.nameserver.listening, self.nameserver.notifier]
+            self.nameserver.load()
+            parts = [*self.nameserver.parts, *parts]
+            parts += [self.nameserver.watcher, *self.nameserver.listening]
+            parts += [self.nameserver.notifier, self.nameserver.peers]
         for part in (*parts, self._control):
             if part is not None:
                 part.startService()
@@ -307,7 +397,14 @@ class Appliance(Service):
             forget=self._forget,
             reload=self.reload,
             status=self.status,
+            follow=None if self.nameserver is None else self._follow,
         )
+
+    def _follow(
+        self, peer_id: str, addresses: Sequence[ServerAddress], primary: Sequence[ServerAddress]
+    ) -> Deferred[EnrolledFollowing]:
+        assert self.nameserver is not None
+        return self.nameserver.follow(peer_id, addresses, primary, self._servers())
 
     def _invited(self, names: Sequence[str], expires: float) -> Deferred[Any]:
         if self.nameserver is None:
@@ -317,6 +414,7 @@ class Appliance(Service):
 
     def _removed(self, removed_id: str) -> None:
         if self.nameserver is not None:
+            self.nameserver.peers.forget(removed_id).addErrback(lambda failure: failure.trap(StoreFailed))
             for server in self.store.servers():
                 for address in server.addresses if server.id == removed_id else ():
                     self.nameserver.registry.removed(address)
@@ -354,14 +452,19 @@ class EnrolmentUnreadable(Exception):
     """The enrolment cannot be read; the text names the file and says why."""
 
 
-def _identity(settings: ApplianceSettings, own_id: str) -> Identity:
-    server = settings.server
+def _identity(settings: ApplianceSettings) -> Identity:
+    server, nameserver = settings.server, settings.nameserver
+    path = (server and server.enrolment) or (nameserver and nameserver.enrolment)
     enrolment: Enrolment | None = None
-    if server is not None and server.enrolment is not None:
+    if path:
         try:
-            enrolment = read_enrolment(server.enrolment.read_text(encoding="utf-8"))
+            enrolment = read_enrolment(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise EnrolmentUnreadable(f"{server.enrolment}: {error}") from None
+            raise EnrolmentUnreadable(f"{path}: {error}") from None
+    if server is not None:
+        own_id = server.id
+    else:
+        own_id = enrolment.server_id if enrolment else server_id(socket.gethostname())
     return Identity(
         server_id=own_id if server else None,
         nameserver_id=own_id if settings.nameserver else None,

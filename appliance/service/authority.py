@@ -37,7 +37,7 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Invitation
+from appliance.tunnel.invitation import Enrolment, Following, Invitation
 from appliance.tunnel.names import BadHostName, normal
 
 AUTHORITY_DAYS = 3650
@@ -123,7 +123,10 @@ class Authority:
         try:
             if enrolment is not None:
                 self.ca = read_certificate(enrolment.ca_pem)
-                self.server = read_credential(enrolment.credential_pem)
+                if enrolment.credential_pem:
+                    self.server = read_credential(enrolment.credential_pem)
+                if enrolment.following is not None:
+                    self.nameserver = read_credential(enrolment.nameserver_pem)
                 self.service_name = enrolment.service_name
             else:
                 self._key = self._read("ca.pem") or self._make_ca()
@@ -192,33 +195,59 @@ class Authority:
         recorded = self._record(Role.CLIENT, chosen, granted, credential)
         return recorded.addCallback(lambda _: invitation)
 
-    def enroll(self, server_id: str, addresses: Sequence[ServerAddress]) -> Deferred[Enrolment]:
-        """The one file of a further server, once it is recorded on disk. Raises NotIssued."""
+    def enroll(
+        self,
+        server_id: str,
+        addresses: Sequence[ServerAddress],
+        *,
+        following: Callable[[], Deferred[Following]] | None = None,
+        is_server: bool = True,
+    ) -> Deferred[Enrolment]:
+        """The one file of a further appliance, once it is recorded on disk. Raises NotIssued.
+
+        It is a nameserver when `following` makes what it needs for that (which may raise NotIssued), a tunnel
+        server unless told otherwise.
+        """
         ca = self._ca()
         if not addresses:
             raise NotIssued("a server needs at least one public address")
         if server_id == self._identity.server_id:
             raise NotIssued(f"{server_id} is this appliance itself")
+        issued: dict[Role, Credential] = {}
         try:
-            credential = issue_server(
-                ca,
-                server_id=server_id,
-                service_name=self.service_name,
-                addresses=[address.host for address in addresses],
-                wall=self._wall(),
-                days=self._days,
-            )
+            if is_server:
+                issued[Role.SERVER] = issue_server(
+                    ca,
+                    server_id=server_id,
+                    service_name=self.service_name,
+                    addresses=[address.host for address in addresses],
+                    wall=self._wall(),
+                    days=self._days,
+                )
+            if following is not None:
+                issued[Role.NAMESERVER] = issue_nameserver(
+                    ca, nameserver_id=server_id, wall=self._wall(), days=self._days
+                )
         except CertificateNotIssued as error:
             raise NotIssued(str(error)) from None
-        enrolment = Enrolment(
-            server_id=server_id,
-            service_name=self.service_name,
-            addresses=tuple(addresses),
-            ca_pem=ca.certificate_pem(),
-            credential_pem=credential.pem(),
-        )
-        recorded = self._record(Role.SERVER, server_id, (), credential)
-        return recorded.addCallback(lambda _: enrolment)
+
+        def enrolled(followed: Following | None) -> Deferred[Enrolment]:
+            pems = {role: credential.pem() for role, credential in issued.items()}
+            enrolment = Enrolment(
+                server_id=server_id,
+                service_name=self.service_name,
+                addresses=tuple(addresses) if is_server else (),
+                ca_pem=ca.certificate_pem(),
+                credential_pem=pems.get(Role.SERVER, b""),
+                following=followed,
+                nameserver_pem=pems.get(Role.NAMESERVER, b""),
+            )
+            recorded = [self._record(role, server_id, (), one) for role, one in issued.items()]
+            return gatherResults(recorded).addCallback(lambda _: enrolment)
+
+        if following is None:
+            return enrolled(None)
+        return following().addCallback(enrolled)
 
     def revoke(self, client_or_server_id: str) -> Deferred[list[Issued]]:
         """Take back every certificate of a client or server; everybody in `on_revoked` hears of it at once.

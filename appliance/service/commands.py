@@ -14,9 +14,13 @@ from appliance.service.authority import Authority, NotIssued
 from appliance.service.control import Command, CommandRefused
 from appliance.service.store import Issued, StoreFailed
 from appliance.tunnel.certificates import read_credential
-from appliance.tunnel.discovery import BadServerAddress, read_address
-from appliance.tunnel.invitation import Enrolment, Invitation
+from appliance.tunnel.discovery import BadServerAddress, ServerAddress, read_address
+from appliance.tunnel.invitation import Enrolment, Following, Invitation
 from appliance.tunnel.names import BadHostName, normal
+
+Follow = Callable[[str, Sequence[ServerAddress], Sequence[ServerAddress]], "Deferred[Following]"]
+"""Of an id, the addresses where it will answer DNS, and those of the primary (none: the MNAME's) what it
+needs to follow us. May raise NotIssued."""
 
 
 def commands(
@@ -27,12 +31,14 @@ def commands(
     forget: Callable[[str], Deferred[bool]],
     reload: Callable[[], list[str]],
     status: Callable[[], dict[str, Any]],
+    follow: Follow | None = None,
 ) -> dict[str, Command]:
     """The commands by name.
 
     `invited(names, expires)` makes granted names known; `removed(id)` takes a revoked server
     out; `forget(name)` is whether it was known; `reload()`
-    gives the errors of the zones that it could not take; `status()` what json can write.
+    gives the errors of the zones that it could not take; `status()` what json can write; `follow` makes a
+    further nameserver's place among those of the zones.
     """
 
     def invite(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
@@ -54,15 +60,26 @@ def commands(
         def told(enrolment: Enrolment) -> dict[str, Any]:
             return {"server": enrolment.server_id, "enrolment": enrolment.to_toml()}
 
-        try:
-            addresses = [read_address(text) for text in _texts(request, "addresses")]
-        except BadServerAddress as error:
-            raise CommandRefused(str(error)) from None
-        return _refusing(lambda: authority.enroll(_text(request, "id"), addresses)).addCallback(told)
+        addresses, server_id = _addresses(request, "addresses"), _text(request, "id")
+        if "dns_port" not in request:
+            return _refusing(lambda: authority.enroll(server_id, addresses)).addCallback(told)
+        if follow is None:
+            raise CommandRefused("this appliance has no nameserver, and so no zones that one could follow")
+        dns_port = request["dns_port"]
+        if type(dns_port) is not int or not 0 < dns_port < 65536:
+            raise CommandRefused('"dns_port" must be a port')
+        at = [ServerAddress(address.host, dns_port) for address in addresses]
+        primary = _addresses(request, "primary")
+        is_server = request.get("is_server") is True
+        return _refusing(
+            lambda: authority.enroll(
+                server_id, addresses, following=lambda: follow(server_id, at, primary), is_server=is_server
+            )
+        ).addCallback(told)
 
     def revoke(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
         def told(revoked: list[Issued]) -> dict[str, Any]:
-            for server_id in {one.id for one in revoked if one.role == "server"}:
+            for server_id in {one.id for one in revoked if one.role in ("server", "nameserver")}:
                 removed(server_id)
             return {
                 "certificates": [
@@ -118,6 +135,13 @@ def _text(request: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise CommandRefused(f'"{key}" must be a string')
     return value
+
+
+def _addresses(request: Mapping[str, Any], key: str) -> list[ServerAddress]:
+    try:
+        return [read_address(text) for text in _texts(request, key)]
+    except BadServerAddress as error:
+        raise CommandRefused(str(error)) from None
 
 
 def _texts(request: Mapping[str, Any], key: str) -> list[str]:

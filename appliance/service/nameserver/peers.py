@@ -7,18 +7,22 @@ statics'.
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from ipaddress import ip_address
 from typing import Any
 
 from twisted.application import service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 
+from appliance.addresses import Listen
 from appliance.dns import names
 from appliance.dns.notify import Secondary
+from appliance.dns.numbers import AAAA, A
 from appliance.dns.responder import Responder
 from appliance.dns.transfer import Grant, Receiver, Receivers
 from appliance.dns.tsig import Key, Keys
+from appliance.dns.zone import Zone
 from appliance.service.nameserver.notifier import Notifier
 from appliance.service.nameserver.statics import Statics
 from appliance.service.store import EnrolledPeer, Store
@@ -150,6 +154,19 @@ def key_texts(peer: EnrolledPeer) -> Mapping[str, str]:
 def key_from(key_name: str, key_secret: str) -> Key:
     """The reverse, at the peer."""
     return Key(names.from_text(key_name).lower(), _ALGORITHM, base64.b64decode(key_secret))
+
+
+def primary_addresses(zones: Iterable[Zone], listen: Sequence[Listen]) -> tuple[ServerAddress, ...]:
+    """Where we answer DNS: at the addresses of the SOA's MNAME, where zones have them, else as we listen."""
+    port = listen[0].port
+    found: dict[ServerAddress, None] = {}
+    for zone in zones:
+        soa = zone.soa.rdatas[0]
+        node = zone.node(soa[: names.end_of(soa, 0)].lower())
+        for rtype in (A, AAAA):
+            for rdata in node[rtype].rdatas if rtype in node else ():
+                found[ServerAddress(str(ip_address(rdata)), port)] = None
+    return tuple(found) or tuple(ServerAddress(one.host, one.port) for one in listen)
 
 
 def _key_name(peer_id: str) -> bytes:
