@@ -323,7 +323,8 @@ def read_appliance(
         nameserver = attrs.evolve(nameserver, enrolment=path)
         if enrolment is not None:
             nameserver = _followed(file, nameserver, enrolment, errors)
-        nameserver, zones = _nameserver(file, nameserver, local_addresses(), errors)
+        kept = settings.state / KEPT_ZONES_NAME
+        nameserver, zones = _nameserver(file, nameserver, local_addresses(), kept, errors)
     if server is not None:
         server = attrs.evolve(server, enrolment=path)
         server = _server(file, server, enrolment, zones, local_addresses(), host_name, errors)
@@ -436,9 +437,9 @@ def _first_port(file: SettingsFile) -> int:
 
 
 def _nameserver(
-    file: SettingsFile, settings: NameserverSettings, local: Sequence[str], errors: list[str]
+    file: SettingsFile, settings: NameserverSettings, local: Sequence[str], kept: Path, errors: list[str]
 ) -> tuple[NameserverSettings, Zones]:
-    """The settings with what they leave unsaid, and the zones."""
+    """The settings with what they leave unsaid, and the zones; `kept` is what was read of large ones before."""
     directory = file.path("nameserver", "zones") / settings.zones
     zones: Zones = {}
     if settings.enrolment is not None:
@@ -450,7 +451,7 @@ def _nameserver(
         from appliance.service.nameserver.zonefiles import ZonesRefused, read_zones  # no client needs it
 
         try:
-            zones = read_zones(directory)
+            zones = read_zones(directory, kept)
         except ZonesRefused as refused:
             errors += refused.errors
     listen = expanded(settings.listen or (Listen("0.0.0.0", DNS_PORT), Listen("::", DNS_PORT)), local)
@@ -520,7 +521,7 @@ def _server(
             errors.append(file.error(("server", "id"), f'the enrolment says "{enrolment.server_id}"'))
         identifier = enrolment.server_id
         enrolled = [address.host for address in enrolment.addresses]
-        for address in addresses:
+        for address in addresses if enrolment.credential_pem else ():
             if address.host not in enrolled:
                 what = f"the enrolment is not for {address.host} but for {', '.join(enrolled)}"
                 errors.append(file.error(("server", "addresses"), what))
@@ -589,7 +590,7 @@ def _followed(
         errors.append(file.error(("nameserver",), what))
         return settings
     if file.given("nameserver", "zones"):
-        what = "the enrolment says which zones are followed; zone files are the primary's"
+        what = "the enrolment says which zones are followed"
         errors.append(file.error(("nameserver", "zones"), what))
     if file.given("nameserver", "index") and settings.index != following.index:
         errors.append(file.error(("nameserver", "index"), f"the enrolment says {following.index}"))

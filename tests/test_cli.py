@@ -137,6 +137,24 @@ def test_enroll(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
     assert 'servers = ["203.0.113.9"]' in result.stderr
 
 
+def test_enroll_a_nameserver(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
+    requests = appliance({"result": {"server": "s2", "enrolment": "e"}})
+    arguments = ("--nameserver", "--no-server", "--primary", "192.0.2.1", "--output", "s2.toml")
+    result = run("enroll", "s2", "203.0.113.9", *arguments)
+    assert result.exit_code == 0
+    asked = {"dns_port": 53, "primary": ["192.0.2.1:53"], "is_server": False}
+    assert requests == [{"command": "enroll", "id": "s2", "addresses": ["203.0.113.9"], **asked}]
+    assert "[nameserver]" in result.stderr
+    assert "[server]" not in result.stderr
+    assert "servers =" not in result.stderr
+
+
+def test_enroll_options_that_need_a_nameserver(here: Path) -> None:
+    result = run("enroll", "s2", "203.0.113.9", "--no-server")
+    assert result.exit_code == 2
+    assert "go with --nameserver" in result.stderr
+
+
 def test_revoke(appliance: Callable[[Any], list[Any]]) -> None:
     certificates = [
         {"role": "client", "id": "www", "names": ["www.example.org"]},

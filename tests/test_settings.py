@@ -15,9 +15,9 @@ from appliance.settings import (
     read_appliance,
     read_client,
 )
-from appliance.tunnel.certificates import issue_server, make_authority
+from appliance.tunnel.certificates import issue_nameserver, issue_server, make_authority
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment
+from appliance.tunnel.invitation import Enrolment, Following
 
 ZONE = """\
 $ORIGIN example.org.
@@ -193,7 +193,17 @@ def test_a_missing_file() -> None:
         read_appliance(Path("absent.toml"), {})
 
 
-def enrolment(here: Path) -> Path:
+FOLLOWING = Following(
+    index=3,
+    zones=("example.org",),
+    primary=(ServerAddress("198.41.0.4", 53),),
+    servers=(ServerAddress("198.41.0.4"), ServerAddress("198.41.0.9", 8443)),
+    key_name="s2.peer.internal",
+    key_secret="AAECAwQFBgcICQoLDA0ODw==",
+)
+
+
+def enrolment(here: Path, *, following: Following | None = None, is_server: bool = True) -> Path:
     wall = datetime.now(UTC)
     ca = make_authority("a CA", wall)
     credential = issue_server(
@@ -202,9 +212,11 @@ def enrolment(here: Path) -> Path:
     made = Enrolment(
         server_id="s2",
         service_name="tunnel-server.internal",
-        addresses=(ServerAddress("198.41.0.9", 8443),),
+        addresses=(ServerAddress("198.41.0.9", 8443),) if is_server else (),
         ca_pem=ca.certificate_pem(),
-        credential_pem=credential.pem(),
+        credential_pem=credential.pem() if is_server else b"",
+        following=following,
+        nameserver_pem=issue_nameserver(ca, nameserver_id="s2", wall=wall).pem() if following else b"",
     )
     path = here / "s2.toml"
     path.write_text(made.to_toml())
@@ -227,6 +239,46 @@ def test_an_enrolment_of_another(here: Path) -> None:
         'a.toml:3: server.id: the enrolment says "s2"',
         "a.toml:4: server.addresses: the enrolment is not for 198.41.0.8 but for 198.41.0.9",
     ]
+
+
+@pytest.mark.parametrize("part", ["nameserver", "server"])
+def test_an_enrolled_nameserver(here: Path, part: str) -> None:
+    path = enrolment(here, following=FOLLOWING)
+    tables = {"nameserver": 'servers = ["198.41.0.5"]\n', "server": ""}
+    tables[part] += 'enrolment = "s2.toml"\n'
+    settings = appliance("".join(f"[{name}]\n{text}" for name, text in tables.items()))
+    assert settings.nameserver is not None
+    assert settings.server is not None
+    assert settings.nameserver.enrolment == settings.server.enrolment == path
+    assert settings.nameserver.following == FOLLOWING
+    assert settings.nameserver.index == 3
+    assert settings.nameserver.servers == (ServerAddress("198.41.0.4"), ServerAddress("198.41.0.5"))
+    assert settings.server.id == "s2"
+
+
+def test_an_enrolled_nameserver_alone(here: Path) -> None:
+    enrolment(here, following=FOLLOWING, is_server=False)
+    settings = appliance('[nameserver]\nenrolment = "s2.toml"\n')
+    assert settings.server is None
+    assert settings.nameserver is not None
+    assert settings.nameserver.servers == FOLLOWING.servers
+    (error,) = refused('[nameserver]\nenrolment = "s2.toml"\n[server]\naddresses = ["198.41.0.9"]\n')
+    assert error == "a.toml:3: server: the enrolment is not one of a tunnel server"
+
+
+def test_what_an_enrolled_nameserver_cannot_be_told(here: Path) -> None:
+    enrolment(here, following=FOLLOWING)
+    errors = refused('[nameserver]\nenrolment = "s2.toml"\nzones = "zones"\nindex = 1\n')
+    assert errors == [
+        "a.toml:3: nameserver.zones: the enrolment says which zones are followed",
+        "a.toml:4: nameserver.index: the enrolment says 3",
+    ]
+    (here / "other.toml").write_text((here / "s2.toml").read_text())
+    (error,) = refused('[nameserver]\nenrolment = "s2.toml"\n[server]\nenrolment = "other.toml"\n')
+    assert "an appliance has one enrolment" in error
+    enrolment(here)
+    (error,) = refused('[nameserver]\n[server]\nenrolment = "s2.toml"\n')
+    assert "the enrolment is not one of a nameserver: `tunnel-appliance enroll --nameserver`" in error
 
 
 def test_an_enrolment_that_is_none(here: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 
@@ -24,7 +24,7 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, read_enrolment, read_invitation
+from appliance.tunnel.invitation import Enrolment, Following, read_enrolment, read_invitation
 
 WALL = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 BOTH = Identity("s1", "ns-s1", (ServerAddress("203.0.113.5", 8443), ServerAddress("2001:db8::5")))
@@ -286,6 +286,23 @@ def test_an_own_certificate_of_the_future(machine: Machine) -> None:
     machine.wall -= timedelta(days=1)
     with pytest.raises(AuthorityRefused, match="is a clock wrong"):
         machine.authority()
+
+
+def test_an_enrolled_nameserver(machine: Machine) -> None:
+    authority = machine.authority()
+    following = Following(
+        1, ("a.test",), (ServerAddress("192.0.2.1", 53),), (), "ns2.peer.internal", "A" * 43 + "="
+    )
+    made = authority.enroll(
+        "ns2", [ServerAddress("203.0.113.9")], following=lambda: succeed(following), is_server=False
+    )
+    enrolment = now(made)
+    assert read_enrolment(enrolment.to_toml()) == enrolment
+    further = Machine(machine.state.parent / "further")
+    enrolled = further.authority(Identity(None, "ns2", (), enrolment))
+    assert enrolled.server is None
+    assert enrolled.nameserver is not None
+    examine(enrolled.nameserver.certificate, role=Role.NAMESERVER, ca=authority.ca, revoked=None, wall=WALL)
 
 
 def test_an_enrolment_that_does_not_fit(machine: Machine) -> None:

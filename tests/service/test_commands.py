@@ -14,8 +14,16 @@ from appliance.service.commands import commands
 from appliance.service.control import Command, CommandRefused
 from appliance.service.store import Store, StoreFailed
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import read_enrolment, read_invitation
+from appliance.tunnel.invitation import Following, read_enrolment, read_invitation
 
+FOLLOWING = Following(
+    index=1,
+    zones=("a.test",),
+    primary=(ServerAddress("192.0.2.1", 53),),
+    servers=(),
+    key_name="ns2.peer.internal",
+    key_secret="AAECAwQFBgcICQoLDA0ODw==",
+)
 WALL = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 
 
@@ -43,9 +51,17 @@ class Appliance:
             invited=self._invited,
             removed=self.removed.append,
             forget=lambda name: succeed(name in self.known),
-            reload=lambda: ["z:1: bad"],
+            reload=lambda: succeed(["z:1: bad"]),
             status=lambda: {"up": True},
+            follow=self._follow,
         )
+        self.followed: list[tuple[str, list[ServerAddress], list[ServerAddress]]] = []
+
+    def _follow(
+        self, peer_id: str, addresses: Sequence[ServerAddress], primary: Sequence[ServerAddress]
+    ) -> Deferred[Following]:
+        self.followed.append((peer_id, list(addresses), list(primary)))
+        return succeed(FOLLOWING)
 
     def _invited(self, names: Sequence[str], expires: float) -> Deferred[None]:
         self.invited.append((tuple(names), expires))
@@ -83,6 +99,24 @@ def test_enroll(appliance: Appliance) -> None:
     enrolment = read_enrolment(result["enrolment"])
     assert result["server"] == enrolment.server_id == "s2"
     assert enrolment.addresses == (ServerAddress("192.0.2.2"), ServerAddress("2001:db8::2", 8443))
+
+
+def test_enroll_a_nameserver(appliance: Appliance) -> None:
+    asked: dict[str, Any] = {"id": "ns2", "addresses": ["192.0.2.2"], "primary": [], "is_server": False}
+    result = appliance.ask("enroll", dns_port=5353, **asked)
+    enrolment = read_enrolment(result["enrolment"])
+    assert appliance.followed == [("ns2", [ServerAddress("192.0.2.2", 5353)], [])]
+    assert enrolment.following == FOLLOWING
+    assert (enrolment.credential_pem, enrolment.addresses) == (b"", ())
+    assert [issued.role for issued in appliance.store.issued()] == ["nameserver"]
+    both = {**asked, "is_server": True}
+    enrolment = read_enrolment(appliance.ask("enroll", dns_port=53, **both)["enrolment"])
+    assert enrolment.credential_pem
+    assert enrolment.addresses == (ServerAddress("192.0.2.2"),)
+    with pytest.raises(CommandRefused, match="must be a port"):
+        appliance.ask("enroll", dns_port=0, **asked)
+    appliance.ask("revoke", id="ns2")
+    assert appliance.removed == ["ns2"]
 
 
 def test_revoke(appliance: Appliance) -> None:
