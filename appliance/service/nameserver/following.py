@@ -138,16 +138,17 @@ class Following(service.Service):
             self.ask(apex)
 
     def status(self) -> list[dict[str, Any]]:
-        """Of each zone the serial that we have from the primary (None: none), and when it said that this is
-        the newest."""
-        return [
-            {
-                "zone": names.to_text(copy.apex),
-                "serial": None if copy.zone is None else copy.zone.serial,
-                "confirmed": self._store.confirmed(copy.apex),
-            }
-            for copy in self._copies.values()
-        ]
+        """Of each zone the serial that we have from the primary (None: none), and how many seconds ago it
+        said that this is the newest."""
+        return [self._status_of(copy) for copy in self._copies.values()]
+
+    def _status_of(self, copy: _Copy) -> dict[str, Any]:
+        confirmed = self._store.confirmed(copy.apex)
+        return {
+            "zone": names.to_text(copy.apex),
+            "serial": None if copy.zone is None else copy.zone.serial,
+            "confirmed_seconds_ago": None if confirmed is None else round(self._wall() - confirmed, 1),
+        }
 
     def _tick(self) -> None:
         now = self._reactor.seconds()
@@ -210,7 +211,7 @@ class Following(service.Service):
             try:
                 zone = incoming.receive(message, int(self._wall()))
             except TransferFailed as failed:
-                copy.asks_whole = failed.contradicts
+                copy.asks_whole = copy.asks_whole or failed.contradicts
                 assert copy.conversation is not None
                 copy.conversation.end(str(failed))
                 return False
