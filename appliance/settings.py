@@ -52,6 +52,8 @@ __all__ = [
 DNS_PORT = 53
 TLS_PORT = 443
 HTTP_PORT = 80
+KEPT_ZONES_NAME = "zones"
+"""The directory in the state directory for what was read of large zone files."""
 DEFAULT_APPLIANCE_FILE = Path("appliance.toml")
 DEFAULT_CLIENT_FILE = Path("client.toml")
 MAX_NSID_OCTETS = 128
@@ -439,7 +441,7 @@ def _first_port(file: SettingsFile) -> int:
 def _nameserver(
     file: SettingsFile, settings: NameserverSettings, local: Sequence[str], kept: Path, errors: list[str]
 ) -> tuple[NameserverSettings, Zones]:
-    """The settings with what they leave unsaid, and the zones; `kept` is what was read of large ones before."""
+    """The settings with what they leave unsaid, and the zones; `kept` is what was read of large ones."""
     directory = file.path("nameserver", "zones") / settings.zones
     zones: Zones = {}
     if settings.enrolment is not None:

@@ -6,6 +6,7 @@ forks; what can only be known afterwards is one line. What the appliance is made
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
 import sys
@@ -155,6 +156,9 @@ class Whole(service.MultiService):
     def startService(self) -> None:
         with _OneLine(self._is_daemon):
             super().startService()  # type: ignore[no-untyped-call]
+        # What is there now stays; a garbage collection that walks it stops all answers for a while.
+        gc.collect()
+        gc.freeze()
 
 
 class _OneLine:

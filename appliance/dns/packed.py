@@ -107,7 +107,7 @@ class Packed(Mapping[bytes, Node]):
     """The records of a zone by name, as `Zone.rrsets`; and its shape."""
 
     def __init__(self, octets: memoryview) -> None:
-        self._octets = octets
+        self.octets = self._octets = octets
         self.content: bytes
         self._count: int
         _, _, self.content, _, self._count, _, table, *lists = _HEAD.unpack_from(octets)

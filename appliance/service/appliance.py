@@ -11,12 +11,14 @@ import secrets
 import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from appliance import __version__
 from appliance.addresses import Listen
@@ -50,7 +52,7 @@ from appliance.service.ports import CannotListen
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.service.server.watches import LocalEnd, Watches
 from appliance.service.store import EnrolledPeer, Store, StoreFailed, StoreRefused
-from appliance.settings import ApplianceSettings, NameserverSettings, ServerSettings
+from appliance.settings import KEPT_ZONES_NAME, ApplianceSettings, NameserverSettings, ServerSettings
 from appliance.tunnel.certificates import SERVICE_NAME, Credential
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import Enrolment, read_enrolment
@@ -76,14 +78,18 @@ class Nameserving:
         service_name: str,
         own: Sequence[ServerAddress],
         local: LocalEnd | None,
+        kept: Path,
     ) -> None:
-        """`own` are the addresses of the tunnel server in this process, `local` its end of a watch."""
+        """`own` are the addresses of the tunnel server in this process, `local` its end of a watch; in the
+        directory `kept` is what was read of large zone files."""
         self._store = store
         self._settings = settings
         self._gate = gate_of(settings)
         responder = Responder(gate=self._gate, rotate=settings.rotate)
         directory = settings.zones if settings.following is None else None
-        self.zonefiles = Zonefiles(directory, store, reactor, index=settings.index, responder=responder)
+        self.zonefiles = Zonefiles(
+            directory, store, reactor, index=settings.index, responder=responder, kept=kept
+        )
         statics = Statics(self.zonefiles, settings.index)
         self.registry = Registry(
             reactor,
@@ -200,16 +206,20 @@ class Nameserving:
             return True
         return host in self._listed or any(one.host == host for each in servers for one in each.addresses)
 
-    def reload(self) -> list[str]:
-        """Read the zone files again; what is wrong in those that stay as they were."""
-        try:
-            errors = self.zonefiles.reload()
-        except StoreFailed as error:
-            return [str(error)]
-        if self.following is not None:
-            self.following.ask_all()
-        self.registry.zones_changed()
-        return errors + reload_secrets(self._gate, self._settings)
+    def reload(self) -> Deferred[list[str]]:
+        """Read the zone files again; fires with what is wrong in those that stay as they were."""
+
+        def reloaded(errors: list[str]) -> list[str]:
+            if self.following is not None:
+                self.following.ask_all()
+            self.registry.zones_changed()
+            return errors + reload_secrets(self._gate, self._settings)
+
+        def failed(failure: Failure) -> list[str]:
+            failure.trap(StoreFailed)
+            return [str(failure.value)]
+
+        return self.zonefiles.reload_soon().addCallbacks(reloaded, failed)
 
     def status(self) -> dict[str, Any]:
         zones = self.zonefiles.responder.zones.values()
@@ -233,7 +243,6 @@ class Nameserving:
             **self.registry.status(),
             "watches": self.watcher.status(),
         }
-
 
     def _followed(self) -> dict[str, Any]:
         assert self.following is not None
@@ -288,6 +297,7 @@ class Appliance(Service):
                 service_name=service_name,
                 own=identity.addresses,
                 local=self.watches.local() if self.watches else None,
+                kept=settings.state / KEPT_ZONES_NAME,
             )
             self.authority.on_revoked(self.nameserver.watcher.revoke)
         self._control = Control(reactor, settings.state, self._commands())
@@ -343,13 +353,16 @@ class Appliance(Service):
     def _closed(self, result: Any) -> Deferred[Any]:
         return self.store.close().addCallback(lambda _: result)
 
-    def reload(self) -> list[str]:
-        """Read the zone files again; what is wrong in those that stay as they were, logged as well."""
-        if self.nameserver is None:
-            return []
-        errors = self.nameserver.reload()
-        self._log.info("reloaded, {count} errors", count=len(errors))
-        return errors
+    def reload(self) -> Deferred[list[str]]:
+        """Read the zone files again; fires with what is wrong in those that stay as they were, logged as
+        well."""
+
+        def told(errors: list[str]) -> list[str]:
+            self._log.info("reloaded, {count} errors", count=len(errors))
+            return errors
+
+        nothing: list[str] = []
+        return succeed(nothing) if self.nameserver is None else self.nameserver.reload().addCallback(told)
 
     def listening(self) -> list[str]:
         """What is listened on, in words."""

@@ -29,7 +29,7 @@ def commands(
     invited: Callable[[Sequence[str], float], Deferred[None]],
     removed: Callable[[str], None],
     forget: Callable[[str], Deferred[bool]],
-    reload: Callable[[], list[str]],
+    reload: Callable[[], Deferred[list[str]]],
     status: Callable[[], dict[str, Any]],
     follow: Follow | None = None,
 ) -> dict[str, Command]:
@@ -103,8 +103,8 @@ def commands(
 
         return forget(name).addCallback(told)
 
-    def reload_zones(_: Mapping[str, Any]) -> dict[str, Any]:
-        return {"errors": reload()}
+    def reload_zones(_: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
+        return reload().addCallback(lambda errors: {"errors": errors})
 
     return {
         "invite": invite,

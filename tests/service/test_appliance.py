@@ -144,7 +144,7 @@ async def test_one_part_alone(reactor: Any, settings: ApplianceSettings) -> None
     server = Appliance(reactor, ApplianceSettings(state=settings.state, server=settings.server))
     server.startService()
     try:
-        assert server.reload() == []
+        assert await server.reload() == []
         answer = await deferToThread(ask, settings.state, command="forget", name="a.test")
         assert "no nameserver" in answer["error"]
         invited = await deferToThread(ask, settings.state, command="invite", names=["*.a.test"])

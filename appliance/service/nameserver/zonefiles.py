@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from twisted.application import service
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -32,6 +34,7 @@ from appliance.dns.serial import MODULUS, is_newer, next_serial
 from appliance.dns.steps import finish
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
 from appliance.dns.zonefile import ZoneFileError, read_zone
+from appliance.service.nameserver.largefiles import LargeFileRefused, LargeFiles, checked, is_large
 from appliance.service.nameserver.slices import Slices
 from appliance.service.store import Store, StoreFailed
 
@@ -49,6 +52,7 @@ MAX_COMPARED_NAMES = 5_000
 """A zone file with more names that is loaded again is not compared with the one before: secondaries get the
 whole zone, as they do where more than half of one changed."""
 
+T = TypeVar("T")
 _Key = tuple[bytes, int]
 LiveChange = tuple[_Key, RRset | None]
 """The live rrset of a name and type; None: it is gone."""
@@ -89,12 +93,12 @@ class Served:
         return tuple(conflict for found in self.laid.conflicts.values() for conflict in found)
 
 
-def read_zones(directory: Path) -> dict[Path, Zone]:
+def read_zones(directory: Path, kept: Path | None = None) -> dict[Path, Zone]:
     """The zones of `directory` as their files say. Raises ZonesRefused with every error of every file.
 
-    Opens nothing else: for the check before the fork.
+    Opens nothing else, but for large files what was `kept` of them: for the check before the fork.
     """
-    zones, errors = _read_all(directory)
+    zones, errors = _read_all(directory, lambda path: checked(path, kept))
     if errors:
         raise ZonesRefused(_flat(errors))
     return zones
@@ -103,7 +107,8 @@ def read_zones(directory: Path) -> dict[Path, Zone]:
 class Zonefiles(service.Service):
     """The zones of `directory`, answered by `responder`; `index` (0 to 7) is this nameserver's in its zones.
 
-    Without a directory the zones are those that were taken from their primary. `on_static` hear of every
+    Without a directory the zones are those that were taken from their primary. What is read of large files is
+    kept in the directory `kept`. `on_static` hear of every
     version of what is not live.
     As a running service it renews the reserved serials in time; without it they are renewed at changes.
     """
@@ -118,6 +123,7 @@ class Zonefiles(service.Service):
         *,
         index: int = 0,
         responder: Responder | None = None,
+        kept: Path | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.responder = responder or Responder()
@@ -131,6 +137,9 @@ class Zonefiles(service.Service):
         self._dirty: set[bytes] = set()  # names at which something else is live than is laid
         self._coming: deque[Iterator[LiveChange]] = deque()
         self._slices = Slices(reactor)
+        self._reactor = reactor
+        self._large = LargeFiles(kept)
+        self._reload_lock = DeferredLock()
         self._served: dict[bytes, Served] = {}
         self._merged: dict[bytes, tuple[Zone, Merged]] = {}
         self._journals: dict[bytes, Journal] = {}
@@ -207,6 +216,22 @@ class Zonefiles(service.Service):
         """
         self._slices.finish()
         return finish(self._reloading())
+
+    def reload_soon(self) -> Deferred[list[str]]:
+        """`reload`, while questions are answered: large files are read by children, the rest in slices."""
+        return self._reload_lock.run(self._reload_soon)
+
+    def _reload_soon(self) -> Deferred[list[str]]:
+        paths = _paths_if_any(self._directory)
+        prepared = self._large.prepare(self._reactor, paths)
+        reloaded: Deferred[list[str]] = prepared.addCallback(lambda _: self._slices.run(self._reloading()))
+        return reloaded.addBoth(self._reloaded)
+
+    def _reloaded(self, result: T) -> T:
+        """What came meanwhile is laid now."""
+        if self._coming and not self._slices.busy:
+            self._slices.run(self._changing()).addErrback(self._change_failed)
+        return result
 
     def _reloading(self) -> Generator[None, None, list[str]]:
         try:
@@ -294,7 +319,7 @@ class Zonefiles(service.Service):
         """As _read_all; a file that says of a live name what only live records may say is bad, too."""
         if self._directory is None:
             return {}, {}
-        zones, errors = _read_all(self._directory)
+        zones, errors = _read_all(self._directory, self._large.zone)
         live_of = _by_zone(self._live, {zone.apex for zone in zones.values()})
         for path, zone in list(zones.items()):
             beside = {key: rrset for key, rrset in live_of[zone.apex].items() if key[1] in zone.node(key[0])}
@@ -367,12 +392,15 @@ class Zonefiles(service.Service):
         laid = yield from laying(static, live, serial, before.laid if before else None, dirty)
         if before is None:
             return Served(file, laid, None)
+        if (
+            laid.names is None
+            and max(len(zone.rrsets) for zone in (before.zone, laid.zone)) > MAX_COMPARED_NAMES
+        ):
+            return Served(file, laid, None)
         is_same = _same_content(before.zone, laid.zone) if laid.touched is None else not laid.touched
         is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
         if is_same and not is_raised:
             return Served(file, replace(laid, zone=before.zone), None)
-        if laid.names is None and len(laid.zone.rrsets) > MAX_COMPARED_NAMES:
-            return Served(file, laid, None)
         change = yield from finding_difference(before.zone, laid.zone, laid.names)
         return Served(file, laid, change)
 
@@ -486,13 +514,20 @@ def _already_told(failure: Failure) -> None:
     failure.trap(StoreFailed)
 
 
-def _read_all(directory: Path) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
+def _read_all(
+    directory: Path, large: Callable[[Path], Zone]
+) -> tuple[dict[Path, Zone], dict[Path, list[str]]]:
     """The zones of the good files, and the errors of the bad ones. Raises ZonesRefused without any file."""
     zones: dict[Path, Zone] = {}
     errors: dict[Path, list[str]] = {}
     for path in _paths(directory):
         try:
-            zones[path] = read_zone(path.read_text("utf-8"), filename=str(path))
+            if is_large(path):
+                zones[path] = large(path)
+            else:
+                zones[path] = read_zone(path.read_text("utf-8"), filename=str(path))
+        except LargeFileRefused as problem:
+            errors[path] = problem.errors
         except OSError as problem:
             errors[path] = [f"{path}: cannot be read: {problem.strerror}"]
         except UnicodeDecodeError as problem:
@@ -509,6 +544,13 @@ def _read_all(directory: Path) -> tuple[dict[Path, Zone], dict[Path, list[str]]]
             errors[path] = [f"{path}: is the zone {names.to_text(apex)}, and so is {others}"]
             del zones[path]
     return zones, errors
+
+
+def _paths_if_any(directory: Path | None) -> list[Path]:
+    try:
+        return [] if directory is None else _paths(directory)
+    except ZonesRefused:
+        return []
 
 
 def _paths(directory: Path) -> list[Path]:
