@@ -59,3 +59,11 @@ def test_what_keys_allow_adds_up() -> None:
     assert receiver.may_have(OTHER, "192.0.2.9")
     assert not receiver.may_have(OTHER, "203.0.113.1")
     assert receivers([KeySettings((KEY,), "transfer")])[KEY.name].may_have(OTHER, "2001:db8::1")
+
+
+def test_a_peer_copies_zones_without_live_records() -> None:
+    found = receivers([KeySettings((KEY,), "peer", names=(DEMO,))])
+    assert found[KEY.name].is_peer
+    assert found[KEY.name].may_have(DEMO, "203.0.113.1")
+    assert not found[KEY.name].may_have(OTHER, "203.0.113.1")
+    assert not receivers([KeySettings((KEY,), "transfer")])[KEY.name].is_peer

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,13 @@ from twisted.internet.task import Clock
 from appliance.dns import names
 from appliance.dns.numbers import A
 from appliance.dns.serial import is_newer
+from appliance.dns.transfer import Grant, Receiver, TransferAsked
 from appliance.dns.zone import RRset, Zone
 from appliance.service.nameserver.statics import Statics
+from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.zonefiles import Zonefiles
 from appliance.service.store import Store
+from tests.dns.transferring import KEY, Asker
 
 TEXT = "$ORIGIN demo.test.\n$TTL 300\n@ SOA ns1 hostmaster 1 3600 600 86400 300\n@ NS ns1\nns1 A 192.0.2.53\n"
 APEX = names.from_text("demo.test")
@@ -86,3 +90,20 @@ def test_a_zone_that_is_gone(site: Site) -> None:
     site.file.with_name("other.zone").write_text(TEXT.replace("demo.test", "other.test"))
     assert not site.zonefiles.reload()
     assert set(site.statics.zones) == {names.from_text("other.test")}
+
+
+def test_it_is_what_a_peer_copies(site: Site) -> None:
+    site.zonefiles.lay({(LIVE.name, A): LIVE})
+    responder = site.zonefiles.responder
+    responder.keys = {KEY.name: KEY}
+    transfers = Transfers(site.clock, site.zonefiles, statics=site.statics, wall=time.time)
+    for is_peer, served in ((True, site.zone), (False, site.zonefiles.zones[APEX])):
+        responder.receivers = {KEY.name: Receiver((Grant(),), is_peer)}
+        asker = Asker("demo.test")
+        query = asker.question(1)
+        asked = responder.respond(query, udp=True, source="192.0.2.1", now=0.0, wall=time.time())
+        assert isinstance(asked, TransferAsked)
+        assert asked.is_peer is is_peer
+        message = asker.read(transfers.datagram(asked))
+        assert int(message.answer[0][0].serial) == served.serial
+    assert site.zone.serial != site.zonefiles.zones[APEX].serial
