@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -423,7 +423,8 @@ class Appliance(Service):
         if self.nameserver is None:
             return succeed(None)
         registry = self.nameserver.registry
-        return gatherResults([registry.know(name, expires) for name in names], consumeErrors=True)
+        known = gatherResults([registry.know(name, expires) for name in names], consumeErrors=True)
+        return known.addErrback(_first)
 
     def _removed(self, removed_id: str) -> None:
         if self.nameserver is not None:
@@ -520,6 +521,12 @@ def _made(credential: Credential | None) -> Credential:
 
 def _shown(host: str, port: int) -> str:
     return str(Listen(host, port))
+
+
+def _first(failure: Failure) -> Failure:
+    """What was the first to fail of what gatherResults gathers."""
+    assert isinstance(failure.value, FirstError)
+    return failure.value.subFailure
 
 
 REFUSALS = (

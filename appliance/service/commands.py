@@ -54,7 +54,7 @@ def commands(
             known = invited(invitation.names, expires.timestamp())
             return known.addCallback(lambda _: result)
 
-        return _refusing(lambda: authority.invite(_texts(request, "names"), client)).addCallback(told)
+        return _refusing(lambda: authority.invite(_texts(request, "names"), client).addCallback(told))
 
     def enroll(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
         def told(enrolment: Enrolment) -> dict[str, Any]:
@@ -101,10 +101,10 @@ def commands(
                 raise CommandRefused(f"{name} is not a known name")
             return {"name": name}
 
-        return forget(name).addCallback(told)
+        return _refusing(lambda: forget(name)).addCallback(told)
 
     def reload_zones(_: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
-        return reload().addCallback(lambda errors: {"errors": errors})
+        return _refusing(reload).addCallback(lambda errors: {"errors": errors})
 
     return {
         "invite": invite,
@@ -117,7 +117,7 @@ def commands(
 
 
 def _refusing(ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
-    """What the authority is asked, with its refusals as the command's."""
+    """What is asked, with a refusal of the authority or the disk as the command's."""
     try:
         asked = ask()
     except NotIssued as error:

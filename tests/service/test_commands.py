@@ -48,10 +48,10 @@ class Appliance:
         self.authority.open()
         self.commands: dict[str, Command] = commands(
             self.authority,
-            invited=self._invited,
+            invited=lambda names, expires: self._invited(names, expires),
             removed=self.removed.append,
-            forget=lambda name: succeed(name in self.known),
-            reload=lambda: succeed(["z:1: bad"]),
+            forget=lambda name: self._forget(name),
+            reload=lambda: self._reload(),
             status=lambda: {"up": True},
             follow=self._follow,
         )
@@ -62,6 +62,12 @@ class Appliance:
     ) -> Deferred[Following]:
         self.followed.append((peer_id, list(addresses), list(primary)))
         return succeed(FOLLOWING)
+
+    def _forget(self, name: str) -> Deferred[bool]:
+        return succeed(name in self.known)
+
+    def _reload(self) -> Deferred[list[str]]:
+        return succeed(["z:1: bad"])
 
     def _invited(self, names: Sequence[str], expires: float) -> Deferred[None]:
         self.invited.append((tuple(names), expires))
@@ -163,3 +169,23 @@ def test_a_disk_that_is_full(appliance: Appliance, monkeypatch: pytest.MonkeyPat
     with pytest.raises(CommandRefused, match="the disk is full"):
         appliance.ask("invite", names=["a.test"])
     assert appliance.invited == []
+
+
+@pytest.mark.parametrize(
+    ("command", "asked", "request_"),
+    [
+        ("invite", "_invited", {"names": ["a.test"]}),
+        ("forget", "_forget", {"name": "a.test"}),
+        ("reload", "_reload", {}),
+    ],
+)
+def test_a_disk_that_is_full_is_named_whatever_found_it(
+    appliance: Appliance,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    asked: str,
+    request_: dict[str, object],
+) -> None:
+    monkeypatch.setattr(appliance, asked, lambda *arguments: fail(StoreFailed("the disk is full")))
+    with pytest.raises(CommandRefused, match="the disk is full"):
+        appliance.ask(command, **request_)

@@ -124,14 +124,19 @@ class Registry(Service):
         return self._know({name: expires})
 
     def forget(self, name: str) -> Deferred[bool]:
-        """The name is not known any more, until a client serves it again. Fires with whether it was, when
-        that is on disk.
+        """The name is not known any more, until a client serves it again. Fires with whether it was.
+
+        First on disk, so that no restart brings it back: with a StoreFailed it stays known.
         """
-        was_known = self._known.forget(name)
-        if was_known:
-            self._told_forgotten((name,))
-            self._soon((name,))
-        return self._store.forget(name).addCallback(lambda _: was_known)
+
+        def forgotten(_: None) -> bool:
+            was_known = self._known.forget(name)
+            if was_known:
+                self._told_forgotten((name,))
+                self._soon((name,))
+            return was_known
+
+        return self._store.forget(name).addCallback(forgotten)
 
     # Servers: what the watches say
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from appliance.service.store import SeenServer
+from appliance.service.store import SeenServer, StoreFailed
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.nameserver.bench import WALL, YEAR, ZONE, A, B, Bench, C
 
@@ -99,6 +99,15 @@ def test_an_invitation_makes_known_and_forget_takes_back(bench: Bench) -> None:
     assert bench.txt("www.demo.test") == []
     assert bench.store.known() == {}
     assert bench.told == [("known", "www.demo.test"), ("forgotten", "www.demo.test")]
+
+
+def test_what_cannot_be_forgotten_on_disk_stays_known(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
+    monkeypatch.setattr(bench.store, "forget", lambda name: fail(StoreFailed("full")))
+    bench.registry.forget("www.demo.test").addErrback(lambda failure: failure.trap(StoreFailed))
+    bench.clock.advance(1)
+    assert bench.registry.knows("www.demo.test")
+    assert bench.txt("www.demo.test") == [A]
 
 
 def test_a_name_is_known_until_its_certificates_have_expired(bench: Bench) -> None:
