@@ -2,6 +2,7 @@
 # make test     every check and every test but the slow ones
 # make prove    the slow tests too
 # make docs     docs/reference/settings.md, from the settings' classes
+# make bench-dns  the nameserver beside NSD, Knot, PowerDNS and BIND; bar NAME VALUE GOAL ok|MISS
 # make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
 #
 # Each does all its own set-up in .venv. Debian packages are installed only by root; without them the tests
@@ -18,7 +19,7 @@ PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl pebble l
   zonemaster-cli dnsviz
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
-.PHONY: run test prove measure check docs packages clean
+.PHONY: run test prove bench-dns measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 
@@ -33,6 +34,9 @@ prove: check packages
 
 measure: .venv/test-ready packages
 	@exec .venv/bin/python benchmarks/measure.py
+
+bench-dns: .venv/test-ready packages
+	@PYTHONPATH=. exec .venv/bin/python benchmarks/dns.py
 
 check: .venv/test-ready
 	.venv/bin/ruff check .

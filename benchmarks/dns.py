@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,11 @@ from pathlib import Path
 from tests.end_to_end.programs import Process, free_port
 
 ZONE = "bench.test"
-NAMES = 10_000
+NAMES = 30_000
+LARGE = 1_000_000
+LIVE_SIZES = (10, 10_000, LARGE)
+HALF_LOAD = 30_000  # a second: what the slowest of them can do on one core is about twice as much
+PROBES_A_SECOND = 200
 ROUNDS = 5
 SECONDS = 3
 BIN = Path(sys.executable).parent
@@ -82,6 +87,7 @@ class Server:
     name: str
     port: int
     process: Process
+    load_seconds: float = 0.0
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and of all its children so far."""
@@ -112,7 +118,7 @@ def _family(pid: int) -> list[int]:
 
 
 def _configured(directory: Path, files: dict[str, str]) -> Path:
-    directory.mkdir()
+    directory.mkdir(exist_ok=True)
     directory.chmod(0o777)
     for name, text in files.items():
         (directory / name).write_text(text)
@@ -127,7 +133,7 @@ def ours(base: Path, zone: Path, port: int) -> list[str | Path]:
             "private_addresses = true\nrate_limit = 0\n"  # as the others: dnsperf is one source
         },
     )
-    (directory / "zones").mkdir()
+    (directory / "zones").mkdir(exist_ok=True)
     shutil.copy(zone, directory / "zones" / f"{ZONE}.zone")
     config = directory / "appliance.toml"
     return [BIN / "twistd", "-n", "--pidfile=", "tunnel-appliance", "--config", config]
@@ -232,7 +238,7 @@ MAKERS: dict[str, tuple[str, Callable[[Path, Path, int], list[str | Path]]]] = {
 }
 
 
-def start(base: Path, zone: Path, wanted: Sequence[str]) -> list[Server]:
+def start(base: Path, zone: Path, wanted: Sequence[str], title: str = "") -> list[Server]:
     """Start each server that there is, and wait until it answers."""
     servers = []
     for name in wanted:
@@ -250,7 +256,8 @@ def start(base: Path, zone: Path, wanted: Sequence[str]) -> list[Server]:
             if server.process.status is not None or time.monotonic() - began > 300:
                 raise SystemExit(f"{name} does not answer:\n{server.process.output[-2000:]}")
             time.sleep(0.05)
-        print(f"measured {name}_load_seconds {time.monotonic() - began:.3g} s", flush=True)
+        server.load_seconds = time.monotonic() - began
+        print(f"measured {title or name}_load_seconds {server.load_seconds:.3g} s", flush=True)
     return servers
 
 
@@ -283,6 +290,15 @@ def cpu_per_query(server: Server, queries_file: Path, *ways: Sequence[str]) -> f
     return (server.cpu_seconds() - before) / answered * 1e6
 
 
+def compare_once(servers: list[Server], title: str, queries_file: Path) -> dict[str, float]:
+    """CPU per query of servers that were just started, when nothing is asked twice."""
+    found = {}
+    for server in servers:
+        found[server.name] = cpu_per_query(server, queries_file, (*PLAIN, "-n", "1", "-l", "60"))
+        print(f"measured {title}_{server.name} {found[server.name]:.2f} us", flush=True)
+    return found
+
+
 def compare(servers: list[Server], title: str, queries_file: Path, *ways: Sequence[str]) -> dict[str, float]:
     """The median CPU per query of each server, printed."""
     rounds: dict[str, list[float]] = {server.name: [] for server in servers}
@@ -299,25 +315,103 @@ def bar(name: str, value: float, goal: float) -> None:
     print(f"bar {name} {value:.2f} {goal:g} {'ok' if value <= goal else 'MISS'}", flush=True)
 
 
+def cold_queries(names: int) -> str:
+    """Each name once, in an order that no cache likes: an answer is never the one before."""
+    step = 7919
+    return "".join(f"n{number * step % names}.{ZONE} A\n" for number in range(names))
+
+
+def slow_answers(port: int, queries_file: Path, rate: int) -> float:
+    """The latency in microseconds that 1 % of answers exceed, beside a dnsperf that asks so many a second."""
+    load = ["dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(queries_file), "-l", str(SECONDS + 1)]
+    busy = subprocess.Popen([*load, "-Q", str(rate), "-c", "4"], stdout=subprocess.DEVNULL)
+    time.sleep(0.5)
+    names = queries_file.read_text().splitlines()
+    took = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.connect(("127.0.0.1", port))
+        asker.settimeout(2)
+        for number in range(SECONDS * PROBES_A_SECOND):
+            name = names[number % len(names)].split()[0]
+            labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
+            began = time.perf_counter()
+            asker.send(number.to_bytes(2, "big") + b"\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\1\0\1")
+            asker.recv(4096)
+            took.append(time.perf_counter() - began)
+            time.sleep(max(0.0, 1 / PROBES_A_SECOND - took[-1]))
+    busy.wait()
+    return statistics.quantiles(took, n=100)[-1] * 1e6
+
+
+def large(base: Path, names: int) -> None:
+    """Load time and memory of ours and of NSD with so many names, ours once more from what it kept."""
+    zone, asked = base / "large-zone", base / "large-queries"
+    zone.write_text(zone_text(names))
+    asked.write_text(queries(names))
+    took: dict[str, float] = {}
+    memory: dict[str, float] = {}
+    for name, title in (("nsd", "nsd"), ("ours", "cold"), ("ours", "kept")):
+        folder = base / f"large-{name}"
+        folder.mkdir(exist_ok=True)
+        for server in start(folder, zone, [name], f"large_{title}"):
+            took[title] = server.load_seconds
+            dnsperf(server.port, asked, *PLAIN)
+            memory[title] = server.resident_mebibytes()
+            print(f"measured large_{title}_memory {memory[title]:.1f} MiB", flush=True)
+            server.process.kill()
+    if "nsd" in took:
+        bar("large_cold_load_to_nsd", took["cold"] / took["nsd"], 15)
+        bar("large_start_to_nsd", took["kept"] / took["nsd"], 3)
+        bar("large_memory_to_nsd", max(memory["cold"], memory["kept"]) / memory["nsd"], 4)
+
+
+def live(base: Path, sizes: Sequence[int]) -> None:
+    """What a live change costs in zones of these sizes, and what stops the reactor for how long."""
+    found: dict[int, dict[str, float]] = {}
+    for names in sizes:
+        zone = base / f"zone-{names}"
+        zone.write_text(zone_text(names))
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.dnszones", zone], capture_output=True, text=True, check=True
+        )
+        found[names] = {}
+        for line in done.stdout.splitlines():
+            _, title, value, unit = line.split()
+            found[names][title] = float(value)
+            print(f"measured {title}_at_{names} {value} {unit}", flush=True)
+    smallest, largest = min(sizes), max(sizes)
+    bar("live_change_large_to_small", found[largest]["live_change"] / found[smallest]["live_change"], 1.2)
+    bar("death_of_a_server_seconds", max(one["death_seconds"] for one in found.values()), 1)
+    turns = [value for one in found.values() for title, value in one.items() if title.endswith("_turn")]
+    bar("longest_turn_ms", max(turns), 50)
+
+
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--names", type=int, default=NAMES)
     options.add_argument("--servers", default=",".join(MAKERS))
+    options.add_argument("--large", type=int, default=LARGE, help="0: leave the large zone out")
     chosen = options.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
         base.chmod(0o777)
-        zone, asked = base / "zone", base / "queries"
+        zone, asked, once = base / "zone", base / "queries", base / "once"
         zone.write_text(zone_text(chosen.names))
         asked.write_text(queries(chosen.names))
+        once.write_text(cold_queries(chosen.names))
         servers = start(base, zone, chosen.servers.split(","))
         try:
+            cold = compare_once(servers, "udp_cold", once)
             for server in servers:
                 dnsperf(server.port, asked, *PLAIN)  # warm
                 print(f"measured {server.name}_memory {server.resident_mebibytes():.1f} MiB")
             plain = compare(servers, "udp_plain", asked, PLAIN)
             mixed = compare(servers, "udp_half_cookies", asked, PLAIN, WITH_COOKIE)
             tcp = compare(servers, "tcp_plain", asked, OVER_TCP)
+            rate = HALF_LOAD
+            for server in servers:
+                slow = statistics.median(slow_answers(server.port, asked, rate) for _ in range(3))
+                print(f"measured p99_at_{rate}_{server.name} {slow:.0f} us", flush=True)
         finally:
             for server in servers:
                 server.process.kill()
@@ -329,9 +423,16 @@ def main() -> None:
         ("udp_half_cookies_to_pdns", mixed, "pdns", 1.0),
         ("udp_half_cookies_to_bind", mixed, "bind", 1.0),
         ("tcp_plain_to_nsd", tcp, "nsd", 1.4),
+        ("udp_cold_to_pdns", cold, "pdns", 2.0),
     ):
         if peer in figures:
             bar(title, figures["ours"] / figures[peer], goal)
+    if chosen.large:
+        with tempfile.TemporaryDirectory() as folder:
+            base = Path(folder)
+            base.chmod(0o777)
+            live(base, [*(size for size in LIVE_SIZES if size < chosen.large), chosen.large])
+            large(base, chosen.large)
 
 
 if __name__ == "__main__":

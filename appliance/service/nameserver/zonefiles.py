@@ -156,6 +156,11 @@ class Zonefiles(service.Service):
         return frozenset(self._served)
 
     @property
+    def busy(self) -> bool:
+        """Whether something is being laid that is not in service yet."""
+        return self._slices.busy
+
+    @property
     def zones(self) -> Mapping[bytes, Zone]:
         """The version of each zone that is being served, by apex."""
         return self.responder.zones
