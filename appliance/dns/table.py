@@ -68,8 +68,9 @@ class Table:
         self._entries: dict[bytes, Finished] = {}
         # The entry of a key. (The responder makes the key of a query itself, as `find` does: one call less.)
         self.get = self._entries.get
-        # The keys of all that depend on one thing, and what an answer depends on.
-        self._keys: dict[bytes, set[bytes]] = {}
+        # The keys of all that depend on one thing, and what an answer depends on. (Dicts as the sets: of
+        # octets alone, they are nothing to the garbage collector.)
+        self._keys: dict[bytes, dict[bytes, None]] = {}
         self._needs: dict[bytes, tuple[bytes, ...]] = {}
         self._serials: dict[bytes, Serial] = {}  # by apex
 
@@ -111,9 +112,9 @@ class Table:
         for need in needs:
             keys = self._keys.get(need)
             if keys is None:
-                self._keys[need] = {key}
+                self._keys[need] = {key: None}
             else:
-                keys.add(key)
+                keys[key] = None
 
     def turn(self, apex: bytes, serial: int) -> None:
         """The zone `apex` has another serial now."""
@@ -129,7 +130,7 @@ class Table:
                 for need in self._needs.pop(key):
                     keys = self._keys.get(need)
                     if keys is not None:
-                        keys.discard(key)
+                        keys.pop(key, None)
                         if not keys:
                             del self._keys[need]
 
