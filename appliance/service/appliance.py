@@ -169,7 +169,10 @@ class Appliance(Service):
     def startService(self) -> None:
         """Make or read what is on the disk, and open. Raises one of REFUSALS."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreRefused(f"{self._settings.state}: cannot be made: {error.strerror}") from None
         self.store.open()
         self.authority.open()
         parts: list[Service | None] = [self.watches, self.server]
