@@ -205,10 +205,12 @@ class Appliance(Service):
         return self.store.close().addCallback(lambda _: result)
 
     def reload(self) -> list[str]:
-        """Read the zone files again; what is wrong in those that stay as they were, logged as well."""
-        if self.nameserver is None:
-            return []
-        errors = self.nameserver.reload()
+        """Read the zone files and the revocation list again; what is wrong in those that stay as they were."""
+        errors = self.authority.reload()
+        for error in errors:
+            self._log.error("{error}", error=error)
+        if self.nameserver is not None:
+            errors += self.nameserver.reload()
         self._log.info("reloaded, {count} errors", count=len(errors))
         return errors
 
