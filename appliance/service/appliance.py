@@ -205,7 +205,7 @@ class Appliance(Service):
         return self.store.close().addCallback(lambda _: result)
 
     def reload(self) -> list[str]:
-        """Read the zone files and the revocation list again; what is wrong in those that stay as they were."""
+        """Read the zones and the revocation list again; what is wrong in those that stay as they were."""
         errors = self.authority.reload()
         for error in errors:
             self._log.error("{error}", error=error)
