@@ -43,7 +43,9 @@ class Appliance:
         servers: Sequence[str] = (),
         enrolment: Path | None = None,
         zone: str = ZONE,
+        public_port: int | None = None,
     ) -> None:
+        """`public_port`: the published port for TLS, where that is not the one listened on (NAT, a tap)."""
         directory.mkdir()
         self.directory = directory
         self.ports = ports
@@ -68,7 +70,7 @@ class Appliance:
         lines += [
             "[server]",
             f'id = "{directory.name}"' if enrolment is None else f'enrolment = "{enrolment}"',
-            f'addresses = ["{address}:{ports.tls}"]',
+            f'addresses = ["{address}:{public_port or ports.tls}"]',
             f'tls = ["{address}:{ports.tls}"]',
             f'http = ["{address}:{ports.http}"]',
         ]
