@@ -275,6 +275,9 @@ def read_appliance(
         own = server.addresses if server is not None else ()
         errors += _unpublished(file, ("server", "addresses"), own, nameserver)
         errors += _unpublished(file, ("nameserver", "servers"), nameserver.servers, nameserver)
+        if nameserver.servers and server is not None and server.enrolment is not None:
+            what = "an enrolled tunnel server has no certificate to watch others with; list them at the CA's"
+            errors.append(file.error(("nameserver", "servers"), what))
     if errors:
         raise SettingsRefused(errors)
     return attrs.evolve(settings, nameserver=nameserver, server=server)

@@ -105,6 +105,13 @@ def test_an_address_that_would_not_be_published() -> None:
     assert appliance(server__addresses=["10.0.0.8"], nameserver__private_addresses=True).server is not None
 
 
+def test_an_enrolled_server_watches_nobody() -> None:
+    errors = refused(
+        '[nameserver]\nservers = ["198.41.0.6"]\n[server]\nenrolment = "e.toml"\naddresses = ["198.41.0.9"]\n'
+    )
+    assert [error for error in errors if "nameserver.servers: an enrolled tunnel server has no" in error]
+
+
 def test_only_loopback() -> None:
     errors = refused(local=())
     assert any("no address but loopback" in error for error in errors)

@@ -192,11 +192,12 @@ class Appliance(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._warning.running:
             self._warning.stop()
-        # What is published stays published: the records must not follow our own clients' links down.
+        # What is published stays published: the records must not follow our own clients' links down. And the
+        # watches say that the server leaves before it closes them.
         started, self._started = self._started, []
         nameserver = self.nameserver
         first = [nameserver.watcher, nameserver.registry] if nameserver else []
-        order = [part for part in first if part in started]
+        order = [part for part in (*first, self.watches) if part in started]
         order += [part for part in reversed(started) if part not in order]
         stopped = gatherResults([maybeDeferred(part.stopService) for part in order], consumeErrors=True)
         return stopped.addBoth(self._closed)
