@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from appliance.tunnel.discovery import ServerAddress
 
@@ -70,7 +70,8 @@ class _Entry:
     boot: str
     standing: Standing
     since: float
-    names: set[str] = field(default_factory=set)
+    names: set[str] | None
+    """None until it was asked: after a restart."""
 
 
 class Membership:
@@ -81,7 +82,7 @@ class Membership:
 
     def restored(self, address: ServerAddress, server_id: str, boot: str, now: float) -> None:
         """This address was published before this nameserver restarted."""
-        self._entries[address] = _Entry(server_id, boot, Standing.RESTORED, now)
+        self._entries[address] = _Entry(server_id, boot, Standing.RESTORED, now, None)
 
     def joined(
         self, address: ServerAddress, server_id: str, boot: str, names: Iterable[str], now: float
@@ -100,13 +101,13 @@ class Membership:
     def serving(self, address: ServerAddress, boot: str, name: str) -> None:
         """A name has a session at this boot of this server."""
         entry = self._of_boot(address, boot)
-        if entry is not None:
+        if entry is not None and entry.names is not None:
             entry.names.add(name)
 
     def not_serving(self, address: ServerAddress, boot: str, name: str) -> None:
         """A name has no session at this boot of this server any more."""
         entry = self._of_boot(address, boot)
-        if entry is not None:
+        if entry is not None and entry.names is not None:
             entry.names.discard(name)
 
     def dead(self, address: ServerAddress, boot: str, now: float) -> None:
@@ -114,7 +115,7 @@ class Membership:
         entry = self._of_boot(address, boot)
         if entry is not None and entry.standing not in _GONE:
             self._stands(entry, Standing.DEAD, now)
-            entry.names.clear()
+            entry.names = set()
 
     def silent(self, address: ServerAddress, boot: str, now: float) -> None:
         """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off."""
@@ -127,7 +128,7 @@ class Membership:
         for entry in self._entries.values():
             if entry.server_id == server_id and entry.boot == boot and entry.standing is not Standing.LEFT:
                 self._stands(entry, Standing.LEFT, now)
-                entry.names.clear()
+                entry.names = set()
 
     def unlisted(self, address: ServerAddress, now: float) -> None:
         """The operator no longer lists this address: it stays only while there is no other."""
@@ -161,7 +162,7 @@ class Membership:
     def members(self) -> list[Member]:
         """Everybody, in the order of addresses."""
         return [
-            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names))
+            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names or ()))
             for at, entry in sorted(self._entries.items())
         ]
 
@@ -184,14 +185,21 @@ class Membership:
     def _servers(self, standings: Collection[Standing]) -> set[str]:
         return {entry.server_id for entry in self._entries.values() if entry.standing in standings}
 
-    def _names_at(self, chosen: Iterable[ServerAddress]) -> dict[str, tuple[ServerAddress, ...]]:
-        """Equal sets are one tuple, so that 10,000 names on three servers are a handful of them."""
+    def _names_at(self, chosen: Collection[ServerAddress]) -> dict[str, tuple[ServerAddress, ...]]:
+        """Equal sets are one tuple, so that 10,000 names on three servers are a handful of them.
+
+        An address that was not asked yet may have sessions of every name, as it had before the restart.
+        """
         names: dict[str, tuple[ServerAddress, ...]] = {}
         longer: dict[tuple[tuple[ServerAddress, ...], ServerAddress], tuple[ServerAddress, ...]] = {}
         for address in chosen:
-            for name in self._entries[address].names:
+            for name in self._entries[address].names or ():
                 before = names.get(name, ())
                 names[name] = longer.setdefault((before, address), (*before, address))
+        unasked = [at for at in chosen if self._entries[at].names is None]
+        if unasked:
+            whole = {some: tuple(sorted((*some, *unasked))) for some in set(names.values())}
+            names = {name: whole[some] for name, some in names.items()}
         return names
 
     def _anybody_is_up(self) -> bool:
