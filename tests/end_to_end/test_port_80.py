@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,14 @@ from typing import Any
 
 import h11
 import pytest
-import trustme
 import wsproto
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 from wsproto.utilities import RemoteProtocolError
 
-from tests.end_to_end.origins import Origin, Silent, Tap, Visited, keep_alive
-from tests.end_to_end.programs import free_port, need, wait_for
-from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports
+from tests.end_to_end.joined import Joined, rest_of
+from tests.end_to_end.origins import Silent, Tap, Visited, keep_alive
+from tests.end_to_end.programs import free_port, wait_for
+from tests.end_to_end.site import ZONE, Nginx
 
 MARK = b"in-clear-it-would-show-4cf1"
 """In requests, pages and a header of every visitor: never on the wire between client and server."""
@@ -107,22 +106,16 @@ def websocket(visited: Visited) -> None:
                 return
 
 
-class Site:
+class Site(Joined):
     """One appliance, two clients, and an origin for each thing that an origin can do."""
 
     def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.ca = trustme.CA()
-        self.ca.cert_pem.write_to_path(directory / "ca.pem")
-        self.running = contextlib.ExitStack()
-        self.ports = Ports()
-        public = free_port("tcp")
+        self.public = free_port("tcp")
+        super().__init__(directory, public_port=self.public)
         self.nginx = Nginx(directory / "nginx", [f"www.{ZONE}", f"secure.{ZONE}"], self.ca)
         (self.nginx.root / "marked").write_bytes(MARK * 1000)
-        self.tap = Tap(public, ("127.0.0.1", self.ports.tls), [MARK, PLAIN_MARK])
+        self.tap = Tap(self.public, ("127.0.0.1", self.ports.tls), [MARK, PLAIN_MARK])
         self.running.callback(self.tap.close)
-        self.appliance = Appliance(directory / "s1", self.ports, public_port=public)
-        self.public = public
         self.script = self.origin(keep_alive("script"))
         self.other = self.origin(keep_alive("other"))
         self.patient = self.origin(until_the_end)
@@ -133,46 +126,28 @@ class Site:
         self.running.callback(self.silent.close)
         self.refusing = free_port("tcp")
 
-    def origin(self, serve: Any) -> Origin:
-        return self.running.enter_context(Origin(serve))
-
     def start(self) -> None:
-        self.nginx.start()
         self.running.callback(self.nginx.kill)
-        self.running.callback(self.appliance.kill)
-        self.appliance.start()
+        self.nginx.start()
+        super().start()
         self.appliance.invite(f"gone.{ZONE}", client="gone")
-        self.join(
-            "home",
-            www=self.nginx.http,
-            script=self.script.port,
-            half=self.patient.port,
-            refusing=self.refusing,
-            silent=self.silent.port,
-            chunks=self.chunks.port,
-            ws=self.websocket.port,
-            two=self.refusing,
-            three=self.resetting.port,
-            four=self.silent.port,
-        )
-        self.join("second", two=self.other.port, three=self.other.port, four=self.other.port)
-
-    def join(self, client: str, **origins: int) -> None:
-        names = [f"{label}.{ZONE}" for label in origins] + [f"secure.{ZONE}"] * (client == "home")
-        lines = [
-            f'[names."{label}.{ZONE}"]\nhttp_origin = "127.0.0.1:{port}"' for label, port in origins.items()
-        ]
-        if client == "home":
-            lines.append(f'[names."secure.{ZONE}"]\ntls_origin = "127.0.0.1:{self.nginx.tls}"')
-        invitation = self.appliance.invite(*names, client=client)
-        settings = self.directory / f"{client}.toml"
-        settings.write_text("\n".join(lines) + "\n")
-        made = Client(self.directory / client, invitation, self.appliance, "--config", str(settings))
-        self.running.callback(made.kill)
-        made.start("s1")
-
-    def visit(self, seconds: float = 20) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.ports.http), timeout=seconds)
+        plain = {
+            "www": self.nginx.http,
+            "script": self.script.port,
+            "half": self.patient.port,
+            "refusing": self.refusing,
+            "silent": self.silent.port,
+            "chunks": self.chunks.port,
+            "ws": self.websocket.port,
+            "two": self.refusing,
+            "three": self.resetting.port,
+            "four": self.silent.port,
+        }
+        home: dict[str, dict[str, int | bool]] = {
+            label: {"http_origin": port} for label, port in plain.items()
+        }
+        self.join("home", {**home, "secure": {"tls_origin": self.nginx.tls}})
+        self.join("second", {label: {"http_origin": self.other.port} for label in ("two", "three", "four")})
 
     def ask(self, octets: bytes, seconds: float = 20) -> bytes:
         """All that the server says to these octets, until it ends."""
@@ -182,25 +157,7 @@ class Site:
             return rest_of(sock)
 
     def curl(self, url: str, *options: str | Path) -> str:
-        done = subprocess.run(
-            [
-                *(need("curl"), "-sS", "--max-time", "50", "--cacert", self.directory / "ca.pem"),
-                *("-H", f"X-Marked: {MARK.decode()}", "--connect-to", f":80:127.0.0.1:{self.ports.http}"),
-                *(*options, url),
-            ],
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, (done.returncode, done.stderr)
-        return done.stdout
-
-
-def rest_of(sock: socket.socket) -> bytes:
-    got = b""
-    with contextlib.suppress(ConnectionError):
-        while octets := sock.recv(1 << 16):
-            got += octets
-    return got
+        return super().curl(url, "-H", f"X-Marked: {MARK.decode()}", *options)
 
 
 def request(
@@ -571,6 +528,5 @@ def test_a_slow_head_is_cut_while_others_are_served(site: Site, waits: Waits) ->
 def test_the_octets_between_client_and_server_are_sealed(site: Site) -> None:
     """A passed-through hello is not, so the tap does see; requests and pages of all tests before are."""
     assert site.curl(f"http://www.{ZONE}/marked") == MARK.decode() * 1000
-    to_public = ("--connect-to", f"secure.{ZONE}:443:127.0.0.1:{site.ports.tls}")
-    assert "origin" in site.curl(f"https://secure.{ZONE}/who", *to_public)
+    assert "origin" in site.curl(f"https://secure.{ZONE}/who")
     assert site.tap.seen == {PLAIN_MARK}
