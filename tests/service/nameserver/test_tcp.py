@@ -375,7 +375,7 @@ def test_stopping_lets_answers_out_and_then_ends(peers: _Peers) -> None:
 # On real sockets and a real reactor, with the peer in a thread.
 
 
-@pytest_twisted.async_yield_fixture(params=["127.0.0.1", "::1"])  # type: ignore[untyped-decorator]
+@pytest_twisted.async_yield_fixture(params=["127.0.0.1", "::1"])
 async def nameserver(request: pytest.FixtureRequest) -> AsyncIterator[TcpNameserver]:
     nameserver = TcpNameserver(reactor, responder(), request.param, 0)
     nameserver.privilegedStartService()
@@ -404,7 +404,7 @@ def _read_to_end(peer: socket.socket) -> bytes:
     return found
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_pipelining_and_half_close(nameserver: TcpNameserver) -> None:
     def talk(peer: socket.socket) -> bytes:
         peer.sendall(framed(*(question(number) for number in range(1000))))
@@ -417,7 +417,7 @@ async def test_pipelining_and_half_close(nameserver: TcpNameserver) -> None:
     assert nameserver.connections == 0
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_real_peer_that_reads_late_gets_everything(nameserver: TcpNameserver) -> None:
     seen: list[int] = []
 
@@ -437,7 +437,7 @@ async def test_a_real_peer_that_reads_late_gets_everything(nameserver: TcpNamese
     assert all(size < 100_000 for size in seen)
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_real_connections_give_their_places_back(nameserver: TcpNameserver) -> None:
     def talk(peer: socket.socket) -> list[bool]:
         others = [socket.create_connection(peer.getpeername()[:2], timeout=5) for _ in range(12)]
@@ -463,7 +463,7 @@ async def test_real_connections_give_their_places_back(nameserver: TcpNameserver
     assert not nameserver._factory._of_source
 
 
-@pytest_twisted.ensureDeferred  # type: ignore[untyped-decorator]
+@pytest_twisted.ensureDeferred
 async def test_a_service_that_only_bound_lets_go() -> None:
     bound = TcpNameserver(reactor, responder(), "127.0.0.1", 0)
     bound.privilegedStartService()
