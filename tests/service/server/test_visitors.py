@@ -18,10 +18,12 @@ from appliance.service.server.lanes import Lanes, SessionLanes
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
+from appliance.tunnel.certificates import Peer, read_peer
 from appliance.tunnel.lane import SealedHeader, Status, lane_keys, read_preface, write_preface
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, read_proxy_header
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import Offer
+from tests.service.test_tlswire import CLIENT
 from tests.service.turning import Turning, tcp_pair, turning
 
 NAME = "www.example.com"
@@ -38,6 +40,7 @@ class LinkedClient:
 
     number: int
     lanes: SessionLanes
+    peer: Peer = field(default_factory=lambda: read_peer(CLIENT.certificate))
     joined: set[Joined] = field(default_factory=set)
 
     @property
