@@ -1,4 +1,4 @@
-"""The visitor's address at the origin, by PROXY protocol v2, as nginx, HAProxy and a parser of ours read it."""
+"""The visitor's address at the origin, by PROXY protocol v2, read by nginx, HAProxy and a parser of ours."""
 
 from __future__ import annotations
 
