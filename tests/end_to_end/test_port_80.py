@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ PLAIN_MARK = f"secure.{ZONE}".encode()
 MEGABYTES = 50
 HEAD_SECONDS = 10.0
 BODY_OCTETS = 3 << 20
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: closing resets (socket(7))."""
 
 
 def chunked_digest(visited: Visited) -> None:
@@ -81,10 +84,19 @@ def until_the_end(visited: Visited) -> None:
         visited.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%d octets, then the end" % len(body))
 
 
+def ends_first(visited: Visited) -> None:
+    """Switch to another protocol, end this side at once, and go on reading."""
+    visited.head()
+    visited.send(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\n")
+    visited.sock.shutdown(socket.SHUT_WR)
+    while visited.read():
+        pass
+
+
 def reads_and_resets(visited: Visited) -> None:
     """Accept, read some of the request, and break off without an answer."""
     visited.head()
-    visited.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    visited.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
 def websocket(visited: Visited) -> None:
@@ -122,6 +134,7 @@ class Site(Joined):
         self.resetting = self.origin(reads_and_resets)
         self.chunks = self.origin(chunked_digest)
         self.websocket = self.origin(websocket)
+        self.ending = self.origin(ends_first)
         self.silent = Silent()
         self.running.callback(self.silent.close)
         self.refusing = free_port("tcp")
@@ -135,6 +148,7 @@ class Site(Joined):
             "www": self.nginx.http,
             "script": self.script.port,
             "half": self.patient.port,
+            "ends": self.ending.port,
             "refusing": self.refusing,
             "silent": self.silent.port,
             "chunks": self.chunks.port,
@@ -463,6 +477,31 @@ def test_half_close(site: Site) -> None:
         sock.sendall(asked)
         sock.shutdown(socket.SHUT_WR)
         assert rest_of(sock).endswith(b"%d octets, then the end" % len(asked))
+
+
+def test_half_close_by_the_origin(site: Site) -> None:
+    """An origin that has ended its side goes on to read: all that the visitor sends after that arrives."""
+    asked = request("ends", "/", "Upgrade: other", "Connection: Upgrade")
+    body = MARK * 40_000
+    with site.visit() as sock:
+        sock.sendall(asked)
+        assert status_of(rest_of(sock)) == 101
+        sock.sendall(body)
+        sock.shutdown(socket.SHUT_WR)
+        (visited,) = site.ending.visited
+        wait_for(lambda: visited.ended, 10, "the end at the origin")
+    assert bytes(visited.octets) == asked + body
+
+
+def test_a_reset_is_passed_on(site: Site) -> None:
+    before = len(site.patient.visited)
+    with site.visit() as sock:
+        sock.sendall(request("half", "/", method="POST", body=b"x" * 1000)[:-1])
+        wait_for(lambda: len(site.patient.visited) > before, 10, "the request at the origin")
+        visited = site.patient.visited[before]
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    wait_for(lambda: visited.sock.fileno() < 0, 10, "the end at the origin")
+    assert not visited.ended  # not an end of stream, which would make a whole of a half request
 
 
 def test_a_websocket(site: Site) -> None:
