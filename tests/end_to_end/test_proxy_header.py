@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 import ssl
@@ -47,14 +48,15 @@ class Header:
 
 
 def read_header(visited: Visited) -> Header:
-    """The header that a connection over IPv4 has to begin with."""
+    """The header that a connection has to begin with."""
     assert visited.take(12) == b"\r\n\r\n\0\r\nQUIT\n"
     version_and_command, family, length = struct.unpack("!BBH", visited.take(4))
-    assert (version_and_command, family) == (0x21, 0x11)
+    assert version_and_command == 0x21
     rest = visited.take(length)
-    *hosts, source_port, destination_port = struct.unpack_from("!4s4sHH", rest)
-    source, destination = (".".join(map(str, host)) for host in hosts)
-    values, rest = [], rest[12:]
+    addresses = {0x11: struct.Struct("!4s4sHH"), 0x21: struct.Struct("!16s16sHH")}[family]
+    *hosts, source_port, destination_port = addresses.unpack_from(rest)
+    source, destination = (str(ipaddress.ip_address(host)) for host in hosts)
+    values, rest = [], rest[addresses.size :]
     while rest:
         kind, octets = struct.unpack_from("!BH", rest)
         assert len(rest) >= 3 + octets
@@ -92,6 +94,9 @@ class Site(Joined):
     """One appliance, one client, and the origins."""
 
     def start(self) -> None:
+        settings = self.appliance.directory / "appliance.toml"
+        too = r'\1["\2:\3", "[::1]:\3"]'
+        settings.write_text(re.sub(r'(?m)^((?:tls|http) = )\["(.*):(\d+)"\]', too, settings.read_text()))
         super().start()
         self.nginx = ProxyNginx(self.directory / "nginx", [f"www.{ZONE}"], self.ca)
         self.running.callback(self.nginx.kill)
@@ -171,17 +176,24 @@ def test_what_the_header_holds_for_a_visitor_by_http(site: Site) -> None:
     asked = f"GET /one HTTP/1.1\r\nHost: parsed.{ZONE}\r\n\r\n".encode()
     with site.visit() as sock:
         where = sock.getsockname()
-        got = b""
         for _ in range(3):
             sock.sendall(asked)
-            while got.count(b"/one") < 1:
-                got += sock.recv(1 << 16)
-            got = b""
+            assert sock.recv(1 << 16).endswith(b"/one")
     (header,) = site.plain.headers[before:]
     assert header.source == where
     assert header.destination == (site.appliance.address, site.ports.http)
     assert [kind for kind, _ in header.values] == [AUTHORITY, UNIQUE_ID]
     assert header.values[0][1] == f"parsed.{ZONE}".encode()
+
+
+def test_a_visitor_by_ipv6(site: Site) -> None:
+    before = len(site.plain.headers)
+    with socket.create_connection(("::1", site.ports.http), timeout=20) as sock:
+        sock.sendall(f"GET /six HTTP/1.1\r\nHost: parsed.{ZONE}\r\n\r\n".encode())
+        assert sock.recv(1 << 16).endswith(b"/six")
+        where = sock.getsockname()[:2]
+    (header,) = site.plain.headers[before:]
+    assert (header.source, header.destination) == (where, ("::1", site.ports.http))
 
 
 def test_a_post_goes_behind_the_header(site: Site) -> None:
