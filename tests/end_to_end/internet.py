@@ -1,7 +1,8 @@
 """A small internet on one machine: name servers above ours, a public machine, a home behind NAT, a visitor.
 
-Hides the namespaces. A `Machine` has a network, processes and a host name of its own, and a file system that
-is this machine's with its own changes laid over it, in memory. It lives as long as a pipe from this process
+Hides the namespaces. A `Machine` has a network, processes and a host name of its own, and /etc, /opt, /srv,
+/usr/local, /var and /tmp with its own changes laid over this machine's, in memory; /run is its own. The rest,
+/dev for one, is this machine's: start no service manager there. It lives as long as a pipe from this process
 is open, and all of it (processes, files, links) goes with it; nothing has a name that another run could meet.
 All machines hang on one switch that has no other port, so no packet leaves.
 """
@@ -35,8 +36,8 @@ PROGRAMS = ("unshare", "nsenter", "setpriv", "ip", "nft", "nsd", "unbound", "ngi
 _PATHS = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 HOME = "/srv/root"
 """The directory `~` of root on every machine: nothing of the real one is seen or touched."""
-COMMAND_SECONDS = 60.0
-START_SECONDS = 10.0
+COMMAND_SECONDS = 120.0
+START_SECONDS = 20.0
 STOP_SECONDS = 10.0
 
 # bash, as process 1 of the machine, also reaps what others leave; the end of its stdin is the machine's end.
@@ -44,7 +45,7 @@ INIT = """
 set -e
 read -r pid _ </proc/self/stat
 mount -t tmpfs tmpfs {memory}
-for directory in etc opt srv usr/local var; do
+for directory in etc opt srv usr/local var tmp; do
   own={memory}/$directory
   mkdir -p $own/upper $own/work
   mount -t overlay -o lowerdir=/$directory,upperdir=$own/upper,workdir=$own/work overlay /$directory

@@ -32,8 +32,8 @@ PAGE = "<h1>Hello from home</h1>\n"
 
 LOOKING = ("curl", "dig", "journalctl")
 """Commands that change nothing: repeated, as by a person, until they say what the tutorial shows."""
-LOOK_SECONDS = 15.0
-COME_BACK_SECONDS = 15.0
+LOOK_SECONDS = 30.0
+COME_BACK_SECONDS = 30.0
 
 
 class Tutorial:
@@ -44,7 +44,6 @@ class Tutorial:
         self.public_services, self.home_services = Services(net.public), Services(net.home)
         self.said = ""
         self._sections = sections(TUTORIAL)
-        stand_ins.wheels(wheels, "hatchling", *_needed())
         for machine in (net.public, net.home):
             _check_out(machine)
             machine.environment |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_NO_COMPILE": "1"}
@@ -125,10 +124,12 @@ def _check_out(machine: Machine) -> None:
 def tutorial(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tutorial]:
     """The tutorial, followed to its end."""
     directory = tmp_path_factory.mktemp("internet")
+    wheels = directory / "wheels"
+    stand_ins.wheels(wheels, "hatchling", *_needed())
     with internet(directory) as net:
         if net.public.attempt(f"setpriv --reuid {stand_ins.DYNAMIC_USER} python3 -c ''").returncode:
             pytest.skip(f"{sys.base_prefix} is no Python that every user may run")
-        followed = Tutorial(net, directory / "wheels")
+        followed = Tutorial(net, wheels)
         followed.follow()
         yield followed
 
