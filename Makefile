@@ -12,9 +12,9 @@ PYTHON ?= python3
 DNS_PORT ?= 5354
 TLS_PORT ?= 8443
 HTTP_PORT ?= 8080
-PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl \
+PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl dnsperf \
   nghttp2-client haproxy libnss3-tools
-PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h2load haproxy certutil
+PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h2load haproxy certutil dnsperf
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
 .PHONY: run test prove measure check docs packages clean
