@@ -86,6 +86,7 @@ class _Visit:
         "head",
         "host",
         "lane",
+        "lane_since",
         "lanes_tried",
         "outcome",
         "parked",
@@ -126,6 +127,7 @@ class _Visit:
         self.session: Session | None = None
         self.give_up: Callable[[], None] | None = None  # while waiting for a lane
         self.lane: Lane | None = None
+        self.lane_since = 0.0  # he may have waited for it
         self.lanes_tried = 0
         self.checked = False  # that the lane's octets were acknowledged
         self.unsent = b""
@@ -272,6 +274,7 @@ class Visitors:
         )
         visit.give_up = None
         visit.lane = lane
+        visit.lane_since = self._clock.seconds()
         visit.checked = False
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
@@ -361,7 +364,11 @@ class Visitors:
                 visit.outcome = Outcome.NO_CLIENT if visit.lane is None else Outcome.ORIGIN_SILENT
                 self._drop_lane(visit)
                 self._next_client(visit)
-            elif visit.lane is not None and not visit.checked and waited >= _UNACKNOWLEDGED_SECONDS:
+            elif (
+                visit.lane is not None
+                and not visit.checked
+                and now - visit.lane_since >= _UNACKNOWLEDGED_SECONDS
+            ):
                 visit.checked = True
                 if _unacknowledged(visit.lane.wire):
                     self._lane_died(visit)

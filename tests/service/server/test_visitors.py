@@ -14,6 +14,7 @@ from appliance.ingress.clienthello import ClientHello
 from appliance.ingress.httphead import HeadReader
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined, Relay
+from appliance.service.server import visitors
 from appliance.service.server.lanes import Lanes, SessionLanes
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
@@ -291,6 +292,25 @@ def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
     lane = ground.lane(client)
     ground.reactor.until(lane.read)
     assert lane.got == HELLO
+
+
+def test_a_lane_that_he_waited_for_has_its_time_too(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A far client's kernel has not yet acknowledged anything when the lane was taken this moment."""
+    monkeypatch.setattr(visitors, "_unacknowledged", lambda wire: True)
+    client = ground.client(lanes=0)
+    ground.visit()
+    for _ in range(5):
+        ground.reactor.advance(0.1)
+    lane = ground.lane(client)
+    for _ in range(2):
+        ground.reactor.advance(0.1)
+        ground.reactor.until(lane.read)
+        assert not lane.ended
+    for _ in range(2):
+        ground.reactor.advance(0.1)
+    ground.reactor.until(lambda: lane.read() and lane.ended)
 
 
 def test_a_session_that_ends_sends_him_on_at_once(ground: Ground) -> None:
