@@ -344,7 +344,7 @@ def _server(
         default_name=settings.default_name,
         identity=lambda: (_made(authority.server), authority.ca),
         examine=authority.examine,
-        known=watches.known.knows,
+        known=watches.may_be_known,
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
