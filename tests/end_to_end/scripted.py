@@ -13,7 +13,6 @@ import json
 import os
 import queue
 import re
-import select
 import socket
 import struct
 import time
@@ -102,17 +101,6 @@ def wait_until_same(number: Callable[[], int], what: str) -> int:
 
     wait_for(same, PATIENCE_SECONDS, what)
     return seen[0]
-
-
-def ended(sock: socket.socket) -> bool:
-    """Whether the other side has ended or broken the connection; what it sent before is thrown away."""
-    while select.select([sock], [], [], 0)[0]:
-        try:
-            if not sock.recv(_READ_OCTETS):
-                return True
-        except OSError:
-            return True
-    return False
 
 
 def resident_octets(pid: int) -> int:
