@@ -458,7 +458,8 @@ def _lost_words(failure: Failure) -> str:
     reason = failure.value
     if isinstance(reason, SSL.Error) and reason.args:
         words = tls_words(reason.args[0])
-        if "unrecognized name" in words:
+        if "unrecognized name" in words or "internal error" in words:
+            # What visitors are told whose name it does not know, or may not know yet.
             words += "; it is not a server of the service that the invitation names"
         return f"TLS: {words}"
     if failure.check(error.ConnectionDone, SSL.Error):
