@@ -9,6 +9,7 @@ import re
 import signal
 import stat
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -442,20 +443,25 @@ def namespace() -> Iterator[str]:
         subprocess.run([ip, "netns", "delete", name], check=True)
 
 
-def test_low_ports_and_then_nobody(namespace: str, tmp_path: Path, start: Run) -> None:
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """pytest's own directories are closed to nobody."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        (Path(directory) / "site").mkdir()
+        yield Path(directory)
+
+
+def test_low_ports_and_then_nobody(namespace: str, open_directory: Path, start: Run) -> None:
     """Bound as root, everything else as nobody, who can still reload and issue."""
     nobody = pwd.getpwnam("nobody")
     inside = [need("ip"), "netns", "exec", namespace]
-    for directory in (tmp_path, *tmp_path.parents):
-        if stat.S_IMODE(directory.stat().st_mode) & 0o005 != 0o005:
-            directory.chmod(0o755)  # pytest's own directories are closed to nobody
-    (tmp_path / "site").mkdir()
-    assert command(tmp_path / "site", "init", ZONE, "192.0.2.1").returncode == 0
-    os.chown(tmp_path / "site", nobody.pw_uid, nobody.pw_gid)
+    assert command(open_directory / "site", "init", ZONE, "192.0.2.1").returncode == 0
+    os.chown(open_directory / "site", nobody.pw_uid, nobody.pw_gid)
     process = start(
         *(*inside, BIN / "twistd", "-n", "--pidfile=", "--uid=nobody", f"--gid={nobody.pw_gid}"),
         *("tunnel-appliance", "--private-addresses"),
-        cwd=tmp_path / "site",
+        cwd=open_directory / "site",
     )
     process.says("ready: DNS 192.0.2.1:53")
     status = Path(f"/proc/{process.pid}/status").read_text()
@@ -464,16 +470,16 @@ def test_low_ports_and_then_nobody(namespace: str, tmp_path: Path, start: Run) -
         "Gid:" + f"\t{nobody.pw_gid}" * 4,
     ]
     assert re.search(r"^CapEff:\t0+$", status, re.MULTILINE)
-    state = tmp_path / "site" / "state"
+    state = open_directory / "site" / "state"
     assert {path.stat().st_uid for path in (state, *state.iterdir())} == {nobody.pw_uid}
     assert modes(state).pop(".") == 0o700
-    zone = tmp_path / "site" / "zones" / f"{ZONE}.zone"
+    zone = open_directory / "site" / "zones" / f"{ZONE}.zone"
     zone.write_text(zone.read_text() + "new A 192.0.2.99\n")
-    assert command(tmp_path / "site", "reload").returncode == 0
+    assert command(open_directory / "site", "reload").returncode == 0
     asked = [*inside, need("dig"), "@192.0.2.1", "+short", "+tries=1"]
     answer = subprocess.run([*asked, f"new.{ZONE}", "A"], capture_output=True, text=True, timeout=20)
     assert answer.stdout == "192.0.2.99\n"
-    invited = command(tmp_path / "site", "invite", NAME)
+    invited = command(open_directory / "site", "invite", NAME)
     assert read_invitation(invited.stdout).names == (NAME,), invited.stderr
     listening = subprocess.run([*inside, need("ss"), "-Hlntu"], capture_output=True, text=True, timeout=20)
     assert {":53", ":80", ":443"} <= set(re.findall(r":(?:53|80|443)\b", listening.stdout))

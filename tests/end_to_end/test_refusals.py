@@ -353,26 +353,28 @@ def false_servers(site: Site) -> dict[str, tuple[Credential, str]]:
     }
 
 
-@pytest.mark.parametrize("what", ["a grant", "another service", "another CA", "expired"])
-def test_a_false_server(site: Site, tmp_path: Path, what: str) -> None:
-    """The client says why, once, tells it nothing, and is joined to the true server meanwhile."""
-    credential, words = false_servers(site)[what]
-    with FalseServer(credential, tmp_path) as false:
-        invitation = replace(
-            site.invitation, servers=(*site.invitation.servers, ServerAddress("127.0.0.1", false.port))
-        )
-        client = site.client(invitation, f"seeing-{what.replace(' ', '-')}")
+def test_false_servers(site: Site, tmp_path: Path) -> None:
+    """The client says why, once for each, tells them nothing, and is joined to the true server meanwhile."""
+    with contextlib.ExitStack() as serving:
+        false: dict[str, FalseServer] = {}
+        for number, (what, (credential, _)) in enumerate(false_servers(site).items()):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            false[what] = serving.enter_context(FalseServer(credential, directory))
+        dialled = tuple(ServerAddress("127.0.0.1", one.port) for one in false.values())
+        invitation = replace(site.invitation, servers=(*site.invitation.servers, *dialled))
+        client = site.client(invitation, "seeing-false-servers")
         try:
             process = client.start("s1")
-            wait_for(lambda: len(false.heard) > 1, 15, "two tries")
+            wait_for(lambda: all(len(one.heard) > 1 for one in false.values()), 15, "two tries at each")
         finally:
             client.kill()
-    assert false.got == b""
-    assert all("alert" in text.lower() for text in false.heard), false.heard
-    lines = [line for line in process.output.splitlines() if "cannot join" in line]
-    assert len(lines) == 1, lines
-    assert f"cannot join the server at 127.0.0.1:{false.port}: " in lines[0]
-    assert words in lines[0]
+    for what, (_, words) in false_servers(site).items():
+        assert false[what].got == b""
+        assert all("alert" in text.lower() for text in false[what].heard), false[what].heard
+        where = f"cannot join the server at 127.0.0.1:{false[what].port}: "
+        (line,) = [line for line in process.output.splitlines() if where in line]
+        assert words in line
 
 
 @pytest.mark.parametrize("what", ["another service", "another CA"])
