@@ -116,7 +116,7 @@ def running(command: list[str], port: int, apex: str, log: Path) -> Iterator[Cal
             deadline = time.monotonic() + 20
             while True:
                 try:
-                    # An ID that no question below has: an answer that comes late is not taken for one of theirs.
+                    # An ID that no question below has: a late answer is not taken for one of theirs.
                     if ask(query(apex, "SOA", ident=0xFFFF), 0.2).rcode == "NOERROR":
                         break
                 except OSError:
