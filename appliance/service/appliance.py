@@ -345,6 +345,7 @@ def _server(
         identity=lambda: (_made(authority.server), authority.ca),
         examine=authority.examine,
         known=watches.may_be_known,
+        known_as=watches.known.known_as,
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,

@@ -88,7 +88,8 @@ async def test_a_whole_appliance(reactor: Any, settings: ApplianceSettings, tmp_
         assert settings.server is not None
         port = settings.server.tls[0].port
         server = f'"r=superprotocol;ip=127.0.0.1;port={port}"'
-        assert await deferToThread(texts, settings, "t.test", "TXT") == [server]
+        while await deferToThread(texts, settings, "t.test", "TXT") != [server]:
+            pass  # the server in this process is verified within a few turns of the reactor
         invited = await deferToThread(ask, settings.state, command="invite", names=["www.t.test"])
         invitation = read_invitation(invited["result"]["invitation"])
         assert invitation.discovery == "t.test"

@@ -97,19 +97,20 @@ class Ground:
             self.parting,
             routes=cast("Routes[Session]", self.routes),
             known=self.known.__contains__,
+            known_as=lambda host: host if host in self.known else None,
             https_port=8443,
             unique_id=lambda: b"unique",
         )
         self._counter = 0
         self._open: list[socket.socket] = []
 
-    def client(self, offer: Offer = TLS_ONLY, *, lanes: int = 1) -> LinkedClient:
+    def client(self, offer: Offer = TLS_ONLY, *, lanes: int = 1, name: str = NAME) -> LinkedClient:
         number = len(self.clients)
         keys = lane_keys(os.urandom(64))
         made = LinkedClient(number, SessionLanes(keys, self.readiness, self.reactor, lambda *asked: None))
         self.clients[made.session_id] = made
         self.own = [self.lane(made) for _ in range(lanes)]
-        self.routes.add(NAME, made, offer)
+        self.routes.add(name, made, offer)
         return made
 
     def lane(self, client: LinkedClient) -> OneLane:
@@ -393,3 +394,25 @@ def test_one_visitor_too_many_is_told_at_once(ground: Ground, monkeypatch: pytes
     for sock in waiting:
         with pytest.raises(BlockingIOError):
             sock.recv(1)
+
+
+@pytest.mark.parametrize("http", [False, True])
+def test_a_name_that_is_away_is_not_the_wildcards(ground: Ground, http: bool) -> None:
+    """A wildcard's client gets what nobody else is known for, never another client's visitors."""
+    ground.known.add(NAME)
+    ground.client(Offer(True, "serve"), name="*.example.com")
+    (wildcards,) = ground.own
+    ground.visit("else.example.com")
+    ground.reactor.until(wildcards.read)
+    away = ground.ask(GET) if http else ground.visit()
+    for _ in range(20):
+        ground.reactor.advance(0.1)
+    with pytest.raises(BlockingIOError):
+        away.recv(1)
+    ground.client()
+    (own,) = ground.own
+    ground.visitors.name_served(NAME)
+    if http:
+        assert ground.told(away).startswith(b"HTTP/1.1 308 ")
+    else:
+        ground.reactor.until(own.read)
