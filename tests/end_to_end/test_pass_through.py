@@ -380,7 +380,14 @@ def _crowd(site: ScriptedSite, *, shrinks: bool) -> None:
     wait_for(lambda: site.idle_lanes("fresh") == FLOOR_LANES, 5, "the first lanes of a client")
     pids = [pid_of(site.appliance), pid_of(fresh)]
     wait_until_same(lambda: descriptors(pids[0]), "the server at rest")
-    before = [descriptors(pid) - FLOOR_LANES for pid in pids]
+
+    def without_idle_lanes() -> list[int]:
+        """What the server holds besides the idle lanes of all its clients, and the client besides its own."""
+        held = [descriptors(pid) for pid in pids]
+        every = sum(session["idle_lanes"] for session in site.status()["sessions"])
+        return [held[0] - every, held[1] - site.idle_lanes("fresh")]
+
+    before = without_idle_lanes()
     began = time.monotonic()
     socks = [site.visit(script.name, number.to_bytes(4), joins=False) for number in range(CROWD)]
     for sock in socks:
@@ -397,12 +404,8 @@ def _crowd(site: ScriptedSite, *, shrinks: bool) -> None:
     if shrinks:
         wait_for(lambda: site.idle_lanes("fresh") == FLOOR_LANES, SHRUNK_SECONDS, "as many lanes as at first")
         measured("crowd_lanes_gone", time.monotonic() - began, "s")
-
-    def at_rest() -> bool:
-        idle = site.idle_lanes("fresh")
-        return [descriptors(pid) - idle for pid in pids] == before
-
-    wait_for(at_rest, PATIENCE_SECONDS, f"the descriptors of the start, {before}, without idle lanes")
+    what = f"the descriptors of the start, {before}, without idle lanes"
+    wait_for(lambda: without_idle_lanes() == before, PATIENCE_SECONDS, what)
     assert site.idle_lanes("fresh") <= 256
     fresh.kill()
     scripts.origin.close()
