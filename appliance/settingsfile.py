@@ -138,8 +138,12 @@ def _one_of(value: object, kind: Any) -> object:
     return value
 
 
-def _made_of(special: Any) -> Callable[[Any], bool]:
-    return lambda kind: get_origin(kind) is special
+def _made_of(special: object) -> Callable[[Any], bool]:
+    def is_one(kind: Any) -> bool:
+        origin: object = get_origin(kind)
+        return origin is special
+
+    return is_one
 
 
 def _exactly(kind: type, words: str) -> Any:
