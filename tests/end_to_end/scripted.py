@@ -223,7 +223,11 @@ class ScriptedSite:
         sock = self.connect()
         sock.sendall(hello(name) + more)
         if joins:
-            assert exactly(sock, 1) == JOINED
+            said = exactly(sock, 1)
+            if said != JOINED:
+                said += exactly(sock, 6)
+                sock.close()
+                raise AssertionError(f"not joined: {said.hex()}")
         return sock
 
     def page(self) -> float:
