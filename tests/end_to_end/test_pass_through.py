@@ -548,7 +548,8 @@ EXPECTED = {
 """What visitor and origin see, by mode. Who leaves at once may be seen in several ways."""
 
 
-@pytest.mark.parametrize("seconds", [4.0, pytest.param(300.0, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [4.0, 300.0])
 def test_a_soak_of_all_sorts(site: ScriptedSite, seconds: float) -> None:
     seed = int(os.environ.get("SOAK_SEED", random.randrange(1 << 32)))
     print(f"SOAK_SEED={seed}")

@@ -5,6 +5,7 @@ A ClientHello may be repeated at another origin; TLS early data (RFC 8446 8) may
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -267,12 +268,13 @@ class Between:
 
     def _back(self, origin: socket.socket, visited: Visited, fails: bool) -> None:
         self.failed += fails
-        while octets := origin.recv(65536):
-            if fails:  # it has answered, and its answer is lost: what it was sent it has executed
-                visited.sock.shutdown(socket.SHUT_WR)
-                return
-            visited.send(octets)
-        visited.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(OSError):  # nginx may reset a visitor who has all that he asked for
+            while octets := origin.recv(65536):
+                if fails:  # it has answered, and its answer is lost: what it was sent it has executed
+                    break
+                visited.send(octets)
+        with contextlib.suppress(OSError):
+            visited.sock.shutdown(socket.SHUT_WR)
 
 
 def s_client(site: Site, ca: Path, *options: str | Path, request: bytes = b"") -> str:
