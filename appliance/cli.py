@@ -29,7 +29,7 @@ from appliance.tunnel.names import BadHostName, normal
 ANSWER_SECONDS = 60.0
 """More than the appliance takes for anything, so that it is the appliance that says what is wrong."""
 TIMES = ("expires", "revoked")
-"""Columns of Unix times."""
+"""Columns of times, Unix or ISO 8601, of which the day is shown."""
 WIDE_COLUMNS = 10_000
 """No cell is cut: a name that is not whole cannot be copied."""
 
@@ -234,6 +234,8 @@ def _table(console: Console, heading: str, rows: list[Any]) -> None:
 def _cell(column: str, value: Any) -> str:
     if column in TIMES and isinstance(value, int | float):
         return f"{datetime.fromtimestamp(value, UTC):%Y-%m-%d}"
+    if column in TIMES and isinstance(value, str):
+        return value.partition("T")[0]
     if value is None:
         return ""
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

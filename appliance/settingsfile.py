@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -126,8 +126,8 @@ def converter() -> cattrs.Converter:
     made = cattrs.Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind, words in ((bool, "true or false"), (int, "a whole number"), (str, "a string")):
         made.register_structure_hook(kind, _exactly(kind, words))
-    made.register_structure_hook_func(_is_tuple, lambda value, kind: _each(made, value, kind))
-    made.register_structure_hook_func(lambda kind: get_origin(kind) is Literal, _one_of)
+    made.register_structure_hook_func(_made_of(tuple), lambda value, kind: _each(made, value, kind))
+    made.register_structure_hook_func(_made_of(Literal), _one_of)
     return made
 
 
@@ -138,9 +138,12 @@ def _one_of(value: object, kind: Any) -> object:
     return value
 
 
-def _is_tuple(kind: Any) -> bool:
-    origin: Any = get_origin(kind)
-    return origin is tuple
+def _made_of(special: object) -> Callable[[Any], bool]:
+    def is_one(kind: Any) -> bool:
+        origin: object = get_origin(kind)
+        return origin is special
+
+    return is_one
 
 
 def _exactly(kind: type, words: str) -> Any:

@@ -7,12 +7,13 @@ forks; what can only be known afterwards is one line. What the appliance is made
 from __future__ import annotations
 
 import gc
+import os
 import resource
 import signal
 import sys
 import time
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -27,6 +28,7 @@ from appliance.settings import ApplianceSettings, SettingsRefused, read_applianc
 EXIT_SETTINGS = 2
 """A service manager need not try again (RestartPreventExitStatus=2)."""
 EXIT_START = 1
+STDERR = 2
 
 
 class Options(usage.Options):
@@ -137,51 +139,70 @@ def _refuse(errors: list[str]) -> NoReturn:
 
 
 class StartRefused(Exception):
-    """The appliance could not start; the text is one line."""
+    """The appliance could not start; the log says why."""
 
 
 class Whole(service.MultiService):
     """Everything, whose start either succeeds or ends the process with one line instead of a traceback."""
 
-    _log = Logger()
-
     def __init__(self, *, is_daemon: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._is_daemon = is_daemon
+        self._one_line = _OneLine(is_daemon)
 
     def privilegedStartService(self) -> None:
-        with _OneLine(self._is_daemon):
+        with self._one_line:
             super().privilegedStartService()  # type: ignore[no-untyped-call]
 
     def startService(self) -> None:
-        with _OneLine(self._is_daemon):
+        with self._one_line:
             super().startService()  # type: ignore[no-untyped-call]
+        self._one_line.over()
         # What is there now stays; a garbage collection that walks it stops all answers for a while.
         gc.collect()
         gc.freeze()
 
 
 class _OneLine:
-    """Turns what an operator can mend into one line and the end of the process."""
+    """Turns what an operator can mend into one line on the terminal and the end of the process."""
 
     _log = Logger()
 
     def __init__(self, is_daemon: bool) -> None:
         self._is_daemon = is_daemon
+        self._terminal: int | None = None
+        if is_daemon:
+            # The fork closes stderr, and of what twistd itself hands over the terminal shows 98 octets.
+            with suppress(OSError):
+                self._terminal = os.dup(STDERR)
+
+    def over(self) -> None:
+        """The start is over: a daemon holds no terminal."""
+        if self._terminal is not None:
+            os.close(self._terminal)
+            self._terminal = None
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: object, error: BaseException | None, _: object) -> None:
-        if not isinstance(error, REFUSALS):
+        if error is None:
             return
-        if self._is_daemon:
-            # stderr is gone; twistd hands the text of an exception to the terminal that it was started from.
-            raise StartRefused(str(error)) from None
-        self._log.critical("{error}", error=error)
-        # twistd has put its log in the place of sys.stderr.
-        print(f"tunnel-appliance: {error}", file=sys.__stderr__)
-        raise SystemExit(EXIT_START)
+        if isinstance(error, REFUSALS):
+            self._log.critical("{error}", error=error)
+            self._say(f"tunnel-appliance: {error}")
+        self.over()
+        if isinstance(error, REFUSALS):
+            if self._is_daemon:
+                raise StartRefused("it could not start") from None  # twistd takes its pid file away
+            raise SystemExit(EXIT_START)
+
+    def _say(self, line: str) -> None:
+        if self._terminal is not None:
+            with suppress(OSError):
+                os.write(self._terminal, f"{line}\n".encode())
+        elif not self._is_daemon:
+            # twistd has put its log in the place of sys.stderr.
+            print(line, file=sys.__stderr__)
 
 
 class Signals(service.Service):

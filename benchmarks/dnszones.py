@@ -1,9 +1,9 @@
 """`python -m benchmarks.dnszones FILE`: what a zone file costs its nameserver's process, without network.
 
 For `make bench-dns`, in a process of its own, so that memory and garbage are its own. One line each: the time
-until the zone is loaded (from the file, then from what was kept of it), the CPU of a live change beside 10,000
-live names (the median), how long the death of their server takes, and the longest turn of the reactor, in CPU
-time, during a reload and those.
+until the zone is loaded (from the file, then from what was kept of it), the CPU of a live change beside
+10,000 live names (the median), how long the death of their server takes, and the longest turn of the reactor,
+in CPU time, during a reload and those.
 """
 
 from __future__ import annotations

@@ -186,7 +186,8 @@ def test_forget(appliance: Callable[[Any], list[Any]]) -> None:
 STATUS = {
     "server": "s1",
     "zones": ["demo.test", "[b]"],
-    "clients": [{"id": "www", "names": ["a", "b"], "lanes": 2}],
+    "clients": [{"id": "www", "names": ["a", "b"], "lanes": 2, "expires": 1826994840.5}],
+    "sessions": [{"expires": "2027-11-23T19:08:50+00:00", "revoked": None}],
     "nothing": [],
 }
 
@@ -197,6 +198,8 @@ def test_status(appliance: Callable[[Any], list[Any]]) -> None:
     assert "server: s1" in text
     assert "a, b" in text
     assert "[b]" in text
+    assert text.count("2027-11-23") == 2
+    assert "T19" not in text
     assert "nothing" not in text
     appliance({"result": STATUS})
     assert json.loads(run("status", "--json").stdout) == STATUS

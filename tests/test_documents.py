@@ -165,7 +165,8 @@ cd home
 cd ..
 until_there curl --fail --cacert ca.pem --resolve www.example.org:443:{address} https://www.example.org/
 cat seen
-dig @{address} +short www.example.org A
+until_there bash -c 'dig @{address} +short www.example.org A | grep .'
+cat seen
 echo all of it worked
 """
 

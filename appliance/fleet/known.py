@@ -33,7 +33,13 @@ class KnownNames:
 
     def knows(self, host: str) -> bool:
         """Whether this normal name, or a wildcard over it, is known."""
-        return host in self._expires or any(wildcard in self._expires for wildcard in wildcards_over(host))
+        return self.known_as(host) is not None
+
+    def known_as(self, host: str) -> str | None:
+        """What a normal name is known as: itself, else the closest wildcard over it."""
+        if host in self._expires:
+            return host
+        return next((wildcard for wildcard in wildcards_over(host) if wildcard in self._expires), None)
 
     def expire(self, wall: float) -> list[str]:
         """Forgets the names whose time has come, and says which."""

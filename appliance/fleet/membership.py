@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from appliance.tunnel.discovery import ServerAddress
 
@@ -70,35 +70,39 @@ class _Entry:
     boot: str
     standing: Standing
     since: float
-    names: set[str] = field(default_factory=set)
+    names: set[str] | None
+    """None until it was asked: after a restart."""
 
 
 class _Names(Mapping[str, tuple[ServerAddress, ...]]):
     """Where each name has a session, found when it is asked: most publications ask for a few names.
 
-    Equal sets are one tuple, so that 10,000 names on three servers are a handful of them.
+    Equal sets are one tuple, so that 10,000 names on three servers are a handful of them. An address with
+    None was not asked yet, and may have sessions of every name, as it had before the restart.
     """
 
-    def __init__(self, serving: Sequence[tuple[ServerAddress, Set[str]]]) -> None:
+    def __init__(self, serving: Sequence[tuple[ServerAddress, Set[str] | None]]) -> None:
         self._serving = serving
         self._found: dict[int, tuple[ServerAddress, ...]] = {}
 
     def __getitem__(self, name: str) -> tuple[ServerAddress, ...]:
         which = 0
         for _, names in self._serving:
-            which = which << 1 | (name in names)
+            which = which << 1 | (names is not None and name in names)
         if not which:
             raise KeyError(name)
         found = self._found.get(which)
         if found is None:
-            found = self._found[which] = tuple(at for at, names in self._serving if name in names)
+            found = self._found[which] = tuple(
+                at for at, names in self._serving if names is None or name in names
+            )
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for _, names in self._serving for name in names))
+        return iter(dict.fromkeys(name for _, names in self._serving for name in names or ()))
 
     def __len__(self) -> int:
-        return len(set().union(*(names for _, names in self._serving)))
+        return len(set().union(*(names or () for _, names in self._serving)))
 
 
 class Membership:
@@ -109,7 +113,7 @@ class Membership:
 
     def restored(self, address: ServerAddress, server_id: str, boot: str, now: float) -> None:
         """This address was published before this nameserver restarted."""
-        self._entries[address] = _Entry(server_id, boot, Standing.RESTORED, now)
+        self._entries[address] = _Entry(server_id, boot, Standing.RESTORED, now, None)
 
     def joined(
         self, address: ServerAddress, server_id: str, boot: str, names: Iterable[str], now: float
@@ -128,13 +132,13 @@ class Membership:
     def serving(self, address: ServerAddress, boot: str, name: str) -> None:
         """A name has a session at this boot of this server."""
         entry = self._of_boot(address, boot)
-        if entry is not None:
+        if entry is not None and entry.names is not None:
             entry.names.add(name)
 
     def not_serving(self, address: ServerAddress, boot: str, name: str) -> None:
         """A name has no session at this boot of this server any more."""
         entry = self._of_boot(address, boot)
-        if entry is not None:
+        if entry is not None and entry.names is not None:
             entry.names.discard(name)
 
     def dead(self, address: ServerAddress, boot: str, now: float) -> None:
@@ -142,7 +146,7 @@ class Membership:
         entry = self._of_boot(address, boot)
         if entry is not None and entry.standing not in _GONE:
             self._stands(entry, Standing.DEAD, now)
-            entry.names.clear()
+            entry.names = set()
 
     def silent(self, address: ServerAddress, boot: str, now: float) -> None:
         """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off."""
@@ -155,7 +159,7 @@ class Membership:
         for entry in self._entries.values():
             if entry.server_id == server_id and entry.boot == boot and entry.standing is not Standing.LEFT:
                 self._stands(entry, Standing.LEFT, now)
-                entry.names.clear()
+                entry.names = set()
 
     def unlisted(self, address: ServerAddress, now: float) -> None:
         """The operator no longer lists this address: it stays only while there is no other."""
@@ -189,7 +193,7 @@ class Membership:
     def members(self) -> list[Member]:
         """Everybody, in the order of addresses."""
         return [
-            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names))
+            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names or ()))
             for at, entry in sorted(self._entries.items())
         ]
 

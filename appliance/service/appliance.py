@@ -320,7 +320,10 @@ class Appliance(Service):
     def startService(self) -> None:
         """Make or read what is on the disk, and open. Raises one of REFUSALS."""
         super().startService()  # type: ignore[no-untyped-call]
-        self._settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._settings.state.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreRefused(f"{self._settings.state}: cannot be made: {error.strerror}") from None
         self.store.open()
         self.authority.open()
         parts: list[Service | None] = [self.watches, self.server]
@@ -341,11 +344,12 @@ class Appliance(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._warning.running:
             self._warning.stop()
-        # What is published stays published: the records must not follow our own clients' links down.
+        # What is published stays published: the records must not follow our own clients' links down. And the
+        # watches say that the server leaves before it closes them.
         started, self._started = self._started, []
         nameserver = self.nameserver
         first = [nameserver.watcher, nameserver.registry] if nameserver else []
-        order = [part for part in first if part in started]
+        order = [part for part in (*first, self.watches) if part in started]
         order += [part for part in reversed(started) if part not in order]
         stopped = gatherResults([maybeDeferred(part.stopService) for part in order], consumeErrors=True)
         return stopped.addBoth(self._closed)
@@ -354,15 +358,20 @@ class Appliance(Service):
         return self.store.close().addCallback(lambda _: result)
 
     def reload(self) -> Deferred[list[str]]:
-        """Read the zone files again; fires with what is wrong in those that stay as they were, logged as
-        well."""
+        """Read the zones and the revocation list again.
 
-        def told(errors: list[str]) -> list[str]:
-            self._log.info("reloaded, {count} errors", count=len(errors))
-            return errors
+        Fires with what is wrong in those that stay as they were, which is logged as well."""
+        errors = self.authority.reload()
+        for error in errors:
+            self._log.error("{error}", error=error)
+
+        def told(zone_errors: list[str]) -> list[str]:
+            self._log.info("reloaded, {count} errors", count=len(errors) + len(zone_errors))
+            return errors + zone_errors
 
         nothing: list[str] = []
-        return succeed(nothing) if self.nameserver is None else self.nameserver.reload().addCallback(told)
+        zones = succeed(nothing) if self.nameserver is None else self.nameserver.reload()
+        return zones.addCallback(told)
 
     def listening(self) -> list[str]:
         """What is listened on, in words."""
@@ -507,7 +516,8 @@ def _server(
         default_name=settings.default_name,
         identity=lambda: (_made(authority.server), authority.ca),
         examine=authority.examine,
-        known=watches.known.knows,
+        known=watches.may_be_known,
+        known_as=watches.known.known_as,
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,

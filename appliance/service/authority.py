@@ -286,6 +286,17 @@ class Authority:
         self._tell()
         return True
 
+    def reload(self) -> list[str]:
+        """Take over the revocation list that somebody put into the state directory; what is wrong with it."""
+        path = self._state / "revoked.pem"
+        try:
+            self.take(path.read_bytes())
+        except FileNotFoundError:
+            return []
+        except (OSError, CrlRefused) as error:
+            return [f"{path}: {error}"]
+        return []
+
     def expiring(self) -> list[Expiring]:
         """Everything that ends within WARNING_DAYS."""
         limit = self._wall() + timedelta(days=WARNING_DAYS)

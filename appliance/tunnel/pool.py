@@ -1,7 +1,7 @@
 """How many idle lanes a client keeps ready at a server: the arithmetic of demand, without a socket.
 
 The aim doubles when the visitors of a second have taken half of it and as many lanes as are left, and halves
-when it is quiet. Lanes above the aim are not closed: they are just not replaced when they are taken or lost.
+when it is quiet. Lanes above the aim are closed: a burst must not be paid for with connections for ever.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ class Pool:
         self.dialling = max(self.dialling - 1, 0)
         self.idle += 1
         self.failures = 0
-        self._hold_until = None
+        if not self._refusals:  # else an open lane proves nothing: the ones before it were opened as well
+            self._hold_until = None
 
     def failed(self, now: float) -> None:
         """A dial failed. The next waits 0.2 s, then twice as long each time up to 15 s, and goes alone."""
@@ -68,7 +69,9 @@ class Pool:
     def taken(self, now: float) -> None:
         """A visitor came on an idle lane."""
         self.idle = max(self.idle - 1, 0)
-        self._refusals = 0
+        if self._refusals:
+            self._refusals = 0
+            self._hold_until = None
         if self._looked_at is None or now - self._looked_at >= LOOK_SECONDS:
             self._looked_at = now
             self._taken_since_look = 0
@@ -94,11 +97,23 @@ class Pool:
         self.dialling += wanted
         return wanted
 
+    def to_close(self, now: float) -> int:
+        """How many idle lanes, the oldest, to close now; they count as gone."""
+        self._shrink(now)
+        spare = max(self.idle - self._aim, 0)
+        self.idle -= spare
+        return spare
+
     def next_deadline(self) -> float | None:
-        """When to ask `to_dial` again, if nothing happens before: the end of a back-off."""
+        """When to ask `to_dial` and `to_close` again, if nothing happens before: at the end of a back-off, or
+        of a quiet time.
+        """
+        deadlines = []
         if self._hold_until is not None and self.dialling == 0 and self._aim > self.idle:
-            return self._hold_until
-        return None
+            deadlines.append(self._hold_until)
+        if self._quiet_since is not None and self._aim > self._floor:
+            deadlines.append(self._quiet_since + QUIET_SECONDS)
+        return min(deadlines, default=None)
 
     def _back_off(self, times: int, now: float) -> None:
         wait = min(FIRST_BACK_OFF_SECONDS * 2.0 ** min(times, 10), LONGEST_BACK_OFF_SECONDS)
@@ -113,7 +128,7 @@ class Pool:
         while (
             self._aim > self._floor
             and self._quiet_since is not None
-            and now - self._quiet_since >= QUIET_SECONDS
+            and now >= self._quiet_since + QUIET_SECONDS  # as next_deadline() says, to the last bit
         ):
             self._aim = max(self._aim // 2, self._floor)
             self._quiet_since += QUIET_SECONDS

@@ -14,9 +14,9 @@ import dns.rdatatype
 import dns.rrset
 
 from appliance.dns import names
+from appliance.dns.followed import Asked
 from appliance.dns.responder import Dropped, Responder
 from appliance.dns.transfer import TransferAsked
-from appliance.dns.update import UpdateAsked
 from appliance.dns.zone import Zone
 from appliance.dns.zonefile import ZoneFileError, read_zone
 
@@ -75,7 +75,7 @@ def outcome(
     source: str = SOURCE,
     now: float = 1000.0,
     wall: float = WALL,
-) -> bytes | Dropped | TransferAsked | UpdateAsked:
+) -> bytes | Dropped | TransferAsked | Asked:
     """What the responder makes of a message from somewhere."""
     return responder.respond(message, udp=udp, source=source, now=now, wall=wall)
 

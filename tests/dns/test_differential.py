@@ -116,7 +116,8 @@ def running(command: list[str], port: int, apex: str, log: Path) -> Iterator[Cal
             deadline = time.monotonic() + 20
             while True:
                 try:
-                    if ask(query(apex, "SOA", ident=1), 0.2).rcode == "NOERROR":
+                    # An ID that no question below has: a late answer is not taken for one of theirs.
+                    if ask(query(apex, "SOA", ident=0xFFFF), 0.2).rcode == "NOERROR":
                         break
                 except OSError:
                     time.sleep(0.05)  # refused: it is not listening yet, and nothing tells us when it will be

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import dns.exception
+import dns.message
+import dns.query
 import trustme
 
 from tests.end_to_end.programs import Process, free_port, need, wait_for
@@ -32,7 +35,9 @@ class Ports:
 
 
 class Appliance:
-    """One appliance: nameserver and tunnel server, or (with an enrolment) a tunnel server only."""
+    """One appliance: nameserver and tunnel server, or (with an enrolment) a tunnel server only, or (without
+    `server`) a nameserver only.
+    """
 
     def __init__(
         self,
@@ -42,8 +47,11 @@ class Appliance:
         *,
         servers: Sequence[str] = (),
         enrolment: Path | None = None,
+        server: bool = True,
         zone: str = ZONE,
+        public_port: int | None = None,
     ) -> None:
+        """`public_port`: the published port for TLS, where that is not the one listened on (NAT, a tap)."""
         directory.mkdir()
         self.directory = directory
         self.ports = ports
@@ -65,16 +73,19 @@ class Appliance:
                 "private_addresses = true",
                 f"servers = [{', '.join(repr(f'{server}:{ports.tls}') for server in servers)}]",
             ]
+        if not server:
+            (directory / "appliance.toml").write_text("\n".join(lines) + "\n")
+            return
         lines += [
             "[server]",
             f'id = "{directory.name}"' if enrolment is None else f'enrolment = "{enrolment}"',
-            f'addresses = ["{address}:{ports.tls}"]',
+            f'addresses = ["{address}:{public_port or ports.tls}"]',
             f'tls = ["{address}:{ports.tls}"]',
             f'http = ["{address}:{ports.http}"]',
         ]
         (directory / "appliance.toml").write_text("\n".join(lines) + "\n")
 
-    def start(self, seconds: float = 10.0) -> Process:
+    def start(self, seconds: float = 10.0, *, waits: bool = True) -> Process:
         """Start it, and wait until it says that it is ready."""
         self._starts += 1
         self.process = Process(
@@ -82,8 +93,17 @@ class Appliance:
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
         )
-        self.process.says("ready", seconds)
+        if waits:
+            self.process.says("ready", seconds)
         return self.process
+
+    def answer(self, name: str, rtype: str, seconds: float = 0.2) -> dns.message.Message | None:
+        """What it answers by UDP, quicker than a dig; None when it does not."""
+        query = dns.message.make_query(name, rtype)
+        try:
+            return dns.query.udp(query, self.address, port=self.ports.dns, timeout=seconds)
+        except (dns.exception.DNSException, OSError):
+            return None
 
     def command(self, *arguments: str | Path, fails: bool = False) -> str:
         """Run ``tunnel-appliance`` beside it; its output."""
@@ -199,6 +219,7 @@ http {{
     root {self.root};
     add_header X-Origin {self.says};
     location /upload {{ dav_methods PUT; create_full_put_path on; }}
+    location /asked/ {{ return 200 "{self.says} $uri\n"; }}
     location = /who {{ return 200 "{self.says} $host $scheme $request_method\\n"; }}
   }}
 }}

@@ -78,7 +78,7 @@ class Changing(Appliance):
         for name in _coming(step - 1) if step > 1 else ():
             self.done("forget", name=name)
 
-    def answer(self, name: str, rtype: str) -> Reply:
+    def ask_dns(self, name: str, rtype: str) -> Reply:
         """Over UDP, read by dnspython."""
         return reply(self.octets(query(name, rtype, edns=opt())))
 
@@ -91,7 +91,7 @@ class Changing(Appliance):
 
     def version(self) -> int:
         """Of the zone file that is in service; all its records are of that one."""
-        answer = self.answer(f"alias.{ZONE}", "TXT").answer
+        answer = self.ask_dns(f"alias.{ZONE}", "TXT").answer
         assert answer[0] == f"alias.{ZONE} 300 CNAME version.{ZONE}."
         versions = {line.split()[3].strip('"') for line in answer[1:]}
         assert len(answer) == 1 + RECORDS
@@ -100,14 +100,14 @@ class Changing(Appliance):
 
     def serial(self) -> int:
         """That of a negative answer."""
-        answer = self.answer(f"nosuch.{ZONE}", "A")
+        answer = self.ask_dns(f"nosuch.{ZONE}", "A")
         assert answer.rcode == "NXDOMAIN"
         (line,) = answer.authority
         return int(line.split()[5])
 
     def is_live(self, name: str) -> bool:
         """Whether it is there; if so then with all its records."""
-        answer = self.answer(name, "A")
+        answer = self.ask_dns(name, "A")
         if answer.rcode == "NXDOMAIN":
             assert not answer.answer
             assert [line.split()[2] for line in answer.authority] == ["SOA"]

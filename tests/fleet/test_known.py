@@ -70,3 +70,13 @@ def test_it_is_a_table_of_names(changes: list[tuple[str, str, int]]) -> None:
         assert all(name in known for name in table)
         next_expiry = known.next_expiry()
         assert not table or (next_expiry is not None and next_expiry <= min(table.values()))
+
+
+def test_known_as_the_closest() -> None:
+    known = KnownNames()
+    for name in ("*.example.org", "*.apps.example.org", "www.apps.example.org"):
+        known.know(name, 1.0)
+    assert known.known_as("www.apps.example.org") == "www.apps.example.org"
+    assert known.known_as("x.apps.example.org") == "*.apps.example.org"
+    assert known.known_as("x.y.example.org") == "*.example.org"
+    assert known.known_as("example.org") is None

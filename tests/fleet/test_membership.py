@@ -180,6 +180,22 @@ def test_the_first_answer_after_a_restart_is_the_last_one() -> None:
     ]
 
 
+def test_who_was_not_asked_since_the_restart_keeps_every_name() -> None:
+    membership = Membership()
+    for address in (A, B):
+        membership.restored(address, str(address), "1", 0.0)
+    membership.joined(C, str(C), "1", ("www.test",), 0.0)
+    assert membership.published().names == {"www.test": (A, B, C)}
+    membership.joined(A, str(A), "1", ("api.test",), 0.0)
+    assert membership.published().names == {"www.test": (B, C), "api.test": (A, B)}
+    membership.silent(B, "1", 1.0)
+    assert membership.published().names == {"www.test": (C,), "api.test": (A,)}
+    membership.silent(A, "1", 1.0)  # both are held: too few would remain
+    assert membership.published().names == {"www.test": (B, C), "api.test": (A, B)}
+    membership.joined(B, str(B), "1", (), 2.0)
+    assert membership.published().names == {"www.test": (C,)}
+
+
 def test_what_is_no_longer_listed_stays_only_while_there_is_nothing_else() -> None:
     membership = Membership()
     membership.restored(A, "a", "1", 0.0)

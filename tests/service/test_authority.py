@@ -252,6 +252,19 @@ def test_a_list_that_somebody_brings(machine: Machine) -> None:
         authority.take(make_crl(make_authority("another", WALL), {}, 9, WALL))
 
 
+def test_a_list_that_somebody_copied_here(machine: Machine) -> None:
+    authority = machine.authority()
+    assert authority.reload() == []
+    key = read_credential((machine.state / "ca.pem").read_bytes())
+    (machine.state / "revoked.pem").write_bytes(make_crl(key, {7: WALL}, 5, WALL))
+    assert authority.reload() == []
+    assert machine.revocations == [RevocationList(5, frozenset({7}))]
+    (machine.state / "revoked.pem").write_text("nonsense")
+    (error,) = authority.reload()
+    assert error.startswith(f"{machine.state / 'revoked.pem'}: ")
+    assert authority.revoked.number == 5
+
+
 def test_warnings(machine: Machine) -> None:
     authority = machine.authority(days=40)
     now(authority.invite(["a.test"], "a"))

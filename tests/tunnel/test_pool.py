@@ -73,24 +73,37 @@ def test_the_ceiling_is_never_passed() -> None:
     assert pool.idle == pool.aim == 16
 
 
-def test_quiet_halves_the_aim_and_closes_nothing() -> None:
+def test_quiet_halves_the_aim_and_closes_what_is_above_it() -> None:
     pool = filled()
+    assert pool.next_deadline() is None
     pool.asked(100, 0.0)
     fill(pool, 0.0)
     assert pool.idle == 100
     pool.lost()
     assert fill(pool, QUIET_SECONDS - 0.1) == 1
-    assert pool.to_dial(QUIET_SECONDS) == 0
-    assert pool.aim == 50
-    for _ in range(49):
-        pool.lost()
-    assert pool.idle == 51
-    assert pool.to_dial(QUIET_SECONDS) == 0
-    assert pool.to_dial(3600.0) == 0
-    assert pool.aim == 2
-    for _ in range(51):
-        pool.lost()
-    assert pool.to_dial(3600.0) == 2
+    assert pool.to_close(QUIET_SECONDS - 0.1) == 0
+    assert pool.next_deadline() == QUIET_SECONDS
+    assert pool.to_close(QUIET_SECONDS) == 50
+    assert (pool.aim, pool.idle, pool.to_dial(QUIET_SECONDS)) == (50, 50, 0)
+    assert pool.to_close(QUIET_SECONDS) == 0
+    assert pool.next_deadline() == 2 * QUIET_SECONDS
+    pool.taken(QUIET_SECONDS + 1)
+    assert pool.to_close(2 * QUIET_SECONDS) == 24
+    assert pool.to_close(3600.0) == 23
+    assert (pool.aim, pool.idle, pool.next_deadline()) == (2, 2, None)
+    pool.lost()
+    assert pool.to_dial(3600.0) == 1
+
+
+def test_lanes_are_not_closed_while_visitors_come() -> None:
+    pool = filled()
+    pool.asked(100, 0.0)
+    fill(pool, 0.0)
+    for second in range(0, 600, 10):
+        for _ in range(40):
+            pool.taken(float(second))
+            fill(pool, second + 0.01)
+        assert pool.to_close(second + 0.02) == 0
 
 
 def test_dials_that_fail_are_tried_again_alone_and_ever_later() -> None:
@@ -139,6 +152,22 @@ def test_lanes_that_end_as_soon_as_they_are_open_are_as_dials_that_fail() -> Non
     assert pool.next_deadline() == now + 0.2
 
 
+def test_a_lane_that_opens_does_not_end_the_wait_after_one_that_was_refused() -> None:
+    """Else two that end in turn, each as the other opens, would be dialled as fast as the way allows."""
+    pool = Pool(2, 256)
+    assert pool.to_dial(0.0) == 2
+    pool.opened()
+    pool.refused(0.0)
+    pool.opened()
+    assert pool.to_dial(0.1) == 0
+    assert pool.next_deadline() == 0.2
+    assert pool.to_dial(0.2) == 1
+    pool.opened()
+    pool.taken(0.3)  # so they are good for something
+    pool.asked(8, 0.3)
+    assert pool.to_dial(0.3) == 7
+
+
 def test_there_may_be_less_room_than_is_wanted() -> None:
     pool = Pool(4, 256)
     assert pool.to_dial(0.0, room=3) == 3
@@ -147,7 +176,7 @@ def test_there_may_be_less_room_than_is_wanted() -> None:
     assert pool.to_dial(0.0, room=5) == 1
 
 
-HAPPENINGS = st.lists(st.tuples(st.sampled_from("olftad"), st.floats(0, 40)), max_size=40)
+HAPPENINGS = st.lists(st.tuples(st.sampled_from("olftacd"), st.floats(0, 40)), max_size=40)
 
 
 @given(HAPPENINGS, st.integers(0, 4))
@@ -159,6 +188,9 @@ def test_whatever_happens_the_counts_stay_sane(happenings: list[tuple[str, float
         if what == "d":
             assert pool.to_dial(now) >= 0
             assert pool.idle + pool.dialling <= max(32, pool.idle)
+        elif what == "c":
+            assert pool.to_close(now) >= 0
+            assert pool.idle <= pool.aim
         elif what in "of" and pool.dialling:
             if what == "o":
                 pool.opened()
@@ -173,4 +205,5 @@ def test_whatever_happens_the_counts_stay_sane(happenings: list[tuple[str, float
         assert floor <= pool.aim <= 32
         assert min(pool.idle, pool.dialling, pool.failures) >= 0
     deadline = pool.next_deadline()
-    assert deadline is None or pool.to_dial(max(deadline, now)) == 1
+    aim = pool.aim
+    assert deadline is None or pool.to_dial(max(deadline, now)) == 1 or pool.aim < aim

@@ -158,11 +158,12 @@ class Lanes:
             )
 
     def review(self) -> None:
-        """Open what the pools want, and look again when they say."""
+        """Open what the pools want, close what they do not, and look again when they say."""
         if not self._running:
             return
         now = self.reactor.seconds()
         for kind, pool in self._pools.items():
+            self._close_oldest(kind, pool.to_close(now))
             for _ in range(pool.to_dial(now, room=MAX_LANES - len(self._lanes))):
                 lane = _Lane(self, kind)
                 self._lanes.add(lane)
@@ -174,6 +175,17 @@ class Lanes:
         ]
         if deadlines:
             self._timer = self.reactor.callLater(min(deadlines) - now, self._tick)
+
+    def _close_oldest(self, kind: Kind, count: int) -> None:
+        """The server takes the newest first, so hardly ever is a visitor on his way to one of these; if he
+        is, he gets another.
+        """
+        if not count:
+            return
+        idle = [lane for lane in self._lanes if lane.kind == kind and lane.idle]
+        for lane in sorted(idle, key=lambda lane: lane.opened_at)[:count]:
+            self._lanes.discard(lane)
+            lane.close()
 
     def _tick(self) -> None:
         self._timer = None
@@ -204,6 +216,11 @@ class _Lane:
         self._dial = Dial(
             lanes.visits.readiness, lanes.reactor, [lanes.session.target], CONNECT_SECONDS, self._dialled
         )
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is open, and the pool counts it."""
+        return self.opened_at < float("inf") and not self.doubted
 
     def arrived(self, kind: Kind, now: float) -> bool:
         """Whether the server must have it, if it is of this kind and its way is not cut."""

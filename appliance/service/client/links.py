@@ -457,7 +457,11 @@ def _lost_words(failure: Failure) -> str:
     """Why a connection is gone."""
     reason = failure.value
     if isinstance(reason, SSL.Error) and reason.args:
-        return f"TLS: {tls_words(reason.args[0])}"
+        words = tls_words(reason.args[0])
+        if "unrecognized name" in words or "internal error" in words:
+            # What visitors are told whose name it does not know, or may not know yet.
+            words += "; it is not a server of the service that the invitation names"
+        return f"TLS: {words}"
     if failure.check(error.ConnectionDone, SSL.Error):
         return "it closed the connection"
     if failure.check(error.ConnectionLost, error.ConnectionAborted):

@@ -143,7 +143,8 @@ def status_of(error: OSError) -> Status:
         return Status.ORIGIN_REFUSED
     if error.errno in _BUSY:
         return Status.BUSY
-    return Status.ORIGIN_UNREACHABLE
+    # Not to accept in time is silence: a visitor of plain HTTP is told 504 (RFC 9110 15.6.5), not 502.
+    return Status.ORIGIN_SILENT if error.errno == errno.ETIMEDOUT else Status.ORIGIN_UNREACHABLE
 
 
 def in_words(error: OSError) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -155,6 +156,8 @@ class _Doorstep(Protocol):
             self._inner.dataReceived(data)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if self._timer is not None and isinstance(reason.value, SSL.Error):
+            self._handshake_failed(reason.value)
         self._handshake_over()
         if self._inner is not None:
             self._inner.connectionLost(reason)
@@ -169,6 +172,14 @@ class _Doorstep(Protocol):
         """End the connection now."""
         transport: Any = self.transport
         transport.abortConnection()
+
+    def _handshake_failed(self, error: SSL.Error) -> None:
+        """Mostly an alert: this server's certificate is not one that the other end expects there."""
+        transport: Any = self.transport
+        words = ", ".join(str(entry[-1]) for entry in error.args[0]) if error.args else "closed"
+        what = "the other end does not take this server's certificate" if "alert" in words else "no handshake"
+        alpn = transport.getHandle().get_alpn_proto_negotiated().decode("ascii") or "no protocol"
+        self._adoption._complaints.warn(transport.getPeer().host, f"{alpn}: {what} ({words})")
 
     def _handshake_over(self) -> None:
         if self._timer is not None:

@@ -8,6 +8,7 @@ is.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -188,6 +189,8 @@ class Entry(Service):
         if host is None:
             self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
         elif host != self._service_name:
+            if ALPN_LINK in hello.alpn or ALPN_WATCH in hello.alpn:
+                self._tell_of_another_service(sock, host)
             self.visitors.tls_arrived(sock, host, hello)
         elif ALPN_LANE in hello.alpn:
             self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
@@ -195,6 +198,12 @@ class Entry(Service):
             self._adoption.adopt(sock, hello.octets + hello.rest)
         else:
             self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
+
+    def _tell_of_another_service(self, sock: socket.socket, host: str) -> None:
+        """He may be a visitor all the same: a passed-through name may use any protocol."""
+        with contextlib.suppress(OSError):  # reset meanwhile
+            what = f"wants a link to or a watch of {host}, and this server is {self._service_name}"
+            self._complaints.warn(sock.getpeername()[0], what)
 
     def _acceptor(self, arrival: Callable[[Entry, socket.socket], _Arrival], listener: socket.socket) -> Any:
         def accept(_events: int = READABLE) -> None:

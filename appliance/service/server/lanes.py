@@ -18,6 +18,7 @@ from appliance.service import keepalive
 from appliance.service.readiness import ENDING, READABLE, Readiness
 from appliance.service.relay import Wire
 from appliance.service.tlswire import TlsWire
+from appliance.tunnel.certificates import Peer
 from appliance.tunnel.lane import (
     PREFACE_OCTETS,
     CounterWindow,
@@ -155,12 +156,21 @@ class SessionLanes:
         lane.wire.close()
 
 
+def _is_of(wire: TlsWire, peer: Peer) -> bool:
+    """Whether the other end of a TLS lane showed (now, or in the session it resumes) its link's certificate.
+    """
+    return wire.connection.get_peer_certificate(as_cryptography=True) == peer.certificate
+
+
 def _nothing() -> None:
     return
 
 
 class HasLanes(Protocol):
     """A session, as far as lanes care."""
+
+    @property
+    def peer(self) -> Peer: ...
 
     @property
     def lanes(self) -> SessionLanes: ...
@@ -214,6 +224,8 @@ class Lanes:
             return False
         session = self._sessions.get(preface.session_id)
         if session is None or not session.lanes.fresh(preface):
+            return False
+        if isinstance(wire, TlsWire) and not _is_of(wire, session.peer):
             return False
         sock = wire.sock if isinstance(wire, TlsWire) else wire
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -275,6 +275,7 @@ class _Link(Protocol):
                     text = f"{_INSTANCES_AT_MOST} instances of this client are linked already"
                     self.goodbye("too_many_instances", text)
                     links._complaints.warn(self._peer.id, f"link refused: {text}")
+                    links._over(self.session, silent=False)
                     return
             elif isinstance(event, NameRegistered):
                 links._register(self.session, event)

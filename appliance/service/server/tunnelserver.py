@@ -45,14 +45,15 @@ class TunnelServer(Service):
         identity: Callable[[], tuple[Credential, x509.Certificate]],
         examine: Callable[[Any, Role, datetime], Peer],
         known: Callable[[str], bool],
+        known_as: Callable[[str], str | None],
         watch_for: Callable[[Peer], IProtocol],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
     ) -> None:
         """``identity()`` gives the server's credential and the CA, when the service starts; ``examine``
-        judges a peer; ``known`` tells whether a host was ever served; ``watch_for`` makes the protocol of a
-        nameserver's watch; ``serving(name, certificate_pem)`` and ``not_serving(name)`` tell of a name's
-        first and last session.
+        judges a peer; ``known`` and ``known_as`` tell whether, and as what, a host was ever served;
+        ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
+        ``not_serving(name)`` tell of a name's first and last session.
         """
         self._reactor = reactor
         self._identity = identity
@@ -72,6 +73,7 @@ class TunnelServer(Service):
             self._parting,
             routes=self._routes,
             known=known,
+            known_as=known_as,
             https_port=https_port,
             unique_id=lambda: os.urandom(16),
         )

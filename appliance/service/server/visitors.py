@@ -86,6 +86,7 @@ class _Visit:
         "head",
         "host",
         "lane",
+        "lane_since",
         "lanes_tried",
         "outcome",
         "parked",
@@ -126,6 +127,7 @@ class _Visit:
         self.session: Session | None = None
         self.give_up: Callable[[], None] | None = None  # while waiting for a lane
         self.lane: Lane | None = None
+        self.lane_since = 0.0  # he may have waited for it
         self.lanes_tried = 0
         self.checked = False  # that the lane's octets were acknowledged
         self.unsent = b""
@@ -147,11 +149,12 @@ class Visitors:
         *,
         routes: Routes[Session],
         known: Callable[[str], bool],
+        known_as: Callable[[str], str | None],
         https_port: int,
         unique_id: Callable[[], bytes],
     ) -> None:
-        """``known(host)``: a name that was served once, and may be again. ``https_port``: where a redirect
-        leads.
+        """``known(host)``: a name that was served once, and may be again; ``known_as(host)``: the name or
+        wildcard that it is known by. ``https_port``: where a redirect leads.
         """
         self._readiness = readiness
         self._clock = clock
@@ -159,6 +162,7 @@ class Visitors:
         self._parting = parting
         self._routes = routes
         self._known = known
+        self._known_as = known_as
         self._https_port = https_port
         self._unique_id = unique_id
         self._waiting: dict[_Visit, None] = {}
@@ -182,7 +186,7 @@ class Visitors:
     def name_served(self, name: str) -> None:
         """A name has a session now: who was parked for it goes on."""
         for visit in list(self._waiting):
-            if visit.parked and self._routes.match(visit.host) == name:
+            if visit.parked and self._routes.match(visit.host) == name and self._is_served(visit.host):
                 self._unpark(visit)
                 self._begin(visit)
 
@@ -221,7 +225,7 @@ class Visitors:
 
     def _begin(self, visit: _Visit) -> None:
         if visit.head is not None:
-            offers = self._routes.offers(visit.host)
+            offers = self._routes.offers(visit.host) if self._is_served(visit.host) else []
             if offers and all(offer.http != "serve" for offer in offers):
                 host, target, method = visit.head.host, visit.head.target, visit.head.method
                 self._part(visit, refusal.redirect(host, target, self._https_port, method=method))
@@ -231,7 +235,7 @@ class Visitors:
     def _next_client(self, visit: _Visit) -> None:
         http = visit.head is not None
         session = None
-        if len(visit.tried) < _CLIENTS_AT_MOST:
+        if len(visit.tried) < _CLIENTS_AT_MOST and self._is_served(visit.host):
             session = self._routes.pick(visit.host, http=http, excluding=visit.tried)
         if session is not None:
             visit.tried.append(session)
@@ -249,6 +253,19 @@ class Visitors:
             visit.parked = True
             visit.since = self._clock.seconds()
             self._parked += 1
+
+    def _is_served(self, host: str) -> bool:
+        """Whether the host's own clients are here. Those of a wildcard are not, where it is known more
+        closely.
+
+        A name that exists hides the wildcard over it (RFC 4592 3.3.1): while its client is away its visitors
+        wait for him, and are not another client's.
+        """
+        served_as = self._routes.match(host)
+        known_as = self._known_as(host)
+        if served_as is None or known_as is None or served_as in (host, known_as):
+            return served_as is not None
+        return known_as != host and len(served_as) > len(known_as)
 
     def _unpark(self, visit: _Visit) -> None:
         visit.parked = False
@@ -272,6 +289,7 @@ class Visitors:
         )
         visit.give_up = None
         visit.lane = lane
+        visit.lane_since = self._clock.seconds()
         visit.checked = False
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
@@ -361,7 +379,11 @@ class Visitors:
                 visit.outcome = Outcome.NO_CLIENT if visit.lane is None else Outcome.ORIGIN_SILENT
                 self._drop_lane(visit)
                 self._next_client(visit)
-            elif visit.lane is not None and not visit.checked and waited >= _UNACKNOWLEDGED_SECONDS:
+            elif (
+                visit.lane is not None
+                and not visit.checked
+                and now - visit.lane_since >= _UNACKNOWLEDGED_SECONDS
+            ):
                 visit.checked = True
                 if _unacknowledged(visit.lane.wire):
                     self._lane_died(visit)

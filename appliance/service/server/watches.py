@@ -108,6 +108,12 @@ class Watches(Service):
             machine.not_serving(name)
         self._flush()
 
+    def may_be_known(self, host: str) -> bool:
+        """Whether this host name is known, or no nameserver has said yet, since this server started, which
+        names are: a visitor is not told that there is no such name by somebody who cannot know.
+        """
+        return not self._told or self.known.knows(host)
+
     def revoke(self, revoked: RevocationList) -> None:
         """End the watches of every nameserver whose certificate is on the list."""
         for watch in list(self._open):

@@ -30,6 +30,7 @@ from appliance.tunnel.lane import (
     seal_header,
     verify,
 )
+from appliance.tunnel.pool import QUIET_SECONDS
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 from tests.service.turning import Turning, turning
 
@@ -210,6 +211,25 @@ def test_a_lane_that_is_lost_is_replaced(server: Server) -> None:
     lanes[0].ended = True
     server.ready(2)
     assert len(server.arrived) == 3
+
+
+def test_lanes_that_nobody_wants_any_more_are_closed_the_oldest_first(server: Server) -> None:
+    server.lanes.start()
+    oldest = server.ready(2)
+    server.reactor.advance(1.0)
+    server.lanes.asked("plain", 2, 10)
+    server.ready(10)
+    server.reactor.advance(QUIET_SECONDS)
+    server.until(lambda: all(lane.ended for lane in oldest))
+    assert len(server.ready(5)) == server.lanes.idle("plain") == 5
+    for _ in range(2):
+        server.reactor.advance(QUIET_SECONDS)
+        server.turns()
+    assert len(server.ready(2)) == server.lanes.idle("plain") == 2
+    server.reactor.advance(10 * QUIET_SECONDS)
+    server.ready(2)
+    assert len(server.arrived) == 10
+    assert not server.said
 
 
 def test_lanes_that_are_refused_at_once_are_dialled_ever_slower(server: Server) -> None:

@@ -136,7 +136,7 @@ def test_a_host_name_without_an_address_is_asked_for_again() -> None:
     [
         (errno.ECONNREFUSED, Status.ORIGIN_REFUSED),
         (errno.ENOENT, Status.ORIGIN_REFUSED),
-        (errno.ETIMEDOUT, Status.ORIGIN_UNREACHABLE),
+        (errno.ETIMEDOUT, Status.ORIGIN_SILENT),
         (errno.EHOSTUNREACH, Status.ORIGIN_UNREACHABLE),
         (errno.EACCES, Status.ORIGIN_UNREACHABLE),
         (errno.EADDRNOTAVAIL, Status.BUSY),

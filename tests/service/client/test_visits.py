@@ -276,7 +276,7 @@ def test_an_origin_that_does_not_take_the_connection(ends: Making) -> None:
     hanging.begin(header(), HELLO)
     hanging.turns()
     hanging.reactor.advance(module.CONNECT_SECONDS + 0.1)
-    assert status(hanging) is Status.ORIGIN_UNREACHABLE
+    assert status(hanging) is Status.ORIGIN_SILENT
     for sock in filling:
         sock.close()
 

@@ -44,6 +44,7 @@ def test_long_work_gives_way(clock: Clock) -> None:
     slices.run(work.run(23)).addCallback(done.append)
     per_slice = round(SLICE_SECONDS * 1000)
     assert work.steps == per_slice
+    waiting: Any
     (waiting,) = clock.getDelayedCalls()
     assert waiting.getTime() <= clock.seconds()
     clock.calls.clear()

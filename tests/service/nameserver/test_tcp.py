@@ -18,6 +18,7 @@ from twisted.internet.threads import deferToThread
 from twisted.logger import LogEvent
 from zope.interface.verify import verifyObject
 
+from appliance.dns.followed import Asked
 from appliance.dns.responder import Responder
 from appliance.dns.update import UpdateAsked
 from appliance.service.nameserver.places import KEPT_PLACES, PLACES, UNEARNED_PLACES, Places
@@ -373,7 +374,7 @@ def test_updates_in_flight_are_bounded() -> None:
         def respond(self, message: bytes, **how: Any) -> Any:
             return object.__new__(UpdateAsked)
 
-    def update(_: UpdateAsked) -> Deferred[bytes]:
+    def update(_: Asked) -> Deferred[bytes]:
         asked.append(Deferred())
         return asked[-1]
 

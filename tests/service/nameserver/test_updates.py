@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from appliance.dns import names
+from appliance.dns.followed import Asked
 from appliance.dns.numbers import MX, TXT, A
 from appliance.dns.policy import Kind, Policy
 from appliance.dns.serial import is_newer
@@ -396,7 +397,7 @@ class Connected:
         self.transport = _Transport(self.protocol)
         self.protocol.makeConnection(self.transport)
 
-    def update(self, asked: UpdateAsked) -> Deferred[bytes]:
+    def update(self, asked: Asked) -> Deferred[bytes]:
         self.doing.append(Deferred())
         return self.doing[-1]
 

@@ -51,6 +51,7 @@ def main(directory: Path) -> None:
         identity=lambda: (credential, ca),
         examine=judge,
         known=watches.known.knows,
+        known_as=watches.known.known_as,
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,

@@ -86,6 +86,7 @@ class Ground:
             identity=lambda: (SERVER, CA.certificate),
             examine=self._examine,
             known=lambda host: False,
+            known_as=lambda host: None,
             watch_for=self._watch,
             serving=lambda name, pem: self.told.append(("serving", name)),
             not_serving=lambda name: self.told.append(("not serving", name)),

@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
+from OpenSSL import SSL
 
 from appliance.service.readiness import Readiness
 from appliance.service.server.lanes import PLAIN, TLS, Lane, Lanes, SessionLanes
 from appliance.service.tls import ServerTls
 from appliance.service.tlswire import TlsWire
+from appliance.tunnel.certificates import SERVICE_NAME, Peer, issue_client, read_peer
 from appliance.tunnel.lane import LaneKeys, lane_keys, write_preface
-from tests.service.test_tlswire import CA, SERVER, client_connection
+from tests.service.test_tlswire import CA, CLIENT, SERVER, WALL, client_connection
 from tests.service.turning import Turning, tcp_pair, turning
 
 SESSION_ID = b"session1"
@@ -22,6 +24,7 @@ SESSION_ID = b"session1"
 
 @dataclass
 class OneSession:
+    peer: Peer
     lanes: SessionLanes
 
 
@@ -34,7 +37,8 @@ class Ground:
         self.keys: LaneKeys = lane_keys(os.urandom(64))
         self.asked: list[tuple[str, int, int]] = []
         self.session = OneSession(
-            SessionLanes(self.keys, readiness, reactor, lambda *asked: self.asked.append(asked))
+            read_peer(CLIENT.certificate),
+            SessionLanes(self.keys, readiness, reactor, lambda *asked: self.asked.append(asked)),
         )
         self.lanes = Lanes(readiness, reactor, {SESSION_ID: self.session})
 
@@ -47,7 +51,9 @@ class Ground:
 
     def ended(self, near: socket.socket) -> bool:
         try:
-            return near.recv(1) == b""
+            while near.recv(65536):
+                pass
+            return True
         except BlockingIOError:
             return False
         except ConnectionResetError:
@@ -141,9 +147,10 @@ def test_close_ends_idle_lanes_and_takes_no_more(ground: Ground) -> None:
         sock.close()
 
 
-def test_a_tls_lane_brings_its_preface_inside(ground: Ground) -> None:
+def tls_lane(ground: Ground, connection: SSL.Connection) -> TlsWire:
+    """A TLS lane that has brought its preface; the client's end."""
     near, far = tcp_pair()
-    client = TlsWire(near, client_connection())
+    client = TlsWire(near, connection)
     client.handshake()
     hello = b""
     while not hello:
@@ -155,9 +162,30 @@ def test_a_tls_lane_brings_its_preface_inside(ground: Ground) -> None:
     ground.lanes.tls_arrived(far, hello, ServerTls(SERVER, CA.certificate, [b"tunnel-lane/1"]).connection())
     ground.reactor.until(client.handshake)
     client.send(write_preface(ground.keys, SESSION_ID, 3))
+    return client
+
+
+def test_a_tls_lane_brings_its_preface_inside(ground: Ground) -> None:
+    client = tls_lane(ground, client_connection())
     ground.reactor.until(lambda: ground.session.lanes.held(TLS))
     assert ground.session.lanes.held(PLAIN) == 0
-    near.close()
+    client.close()
+
+
+@pytest.mark.parametrize("shown", ["nothing", "another client's certificate"])
+def test_a_tls_lane_shows_its_links_certificate(ground: Ground, shown: str) -> None:
+    """A right preface is not enough: its key may have been stolen, the certificate's not with it."""
+    context = SSL.Context(SSL.TLS_CLIENT_METHOD)
+    if shown != "nothing":
+        other = issue_client(CA, client_id="other", names=["a.b"], service_name=SERVICE_NAME, wall=WALL)
+        context.use_certificate(other.certificate)
+        context.use_privatekey(other.key)
+    connection = SSL.Connection(context, None)
+    connection.set_connect_state()
+    client = tls_lane(ground, connection)
+    ground.reactor.until(lambda: ground.ended(client.sock))
+    assert ground.session.lanes.held(TLS) == 0
+    client.close()
 
 
 def test_a_tls_lane_that_says_nothing_is_cut(ground: Ground) -> None:

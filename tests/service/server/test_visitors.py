@@ -14,14 +14,17 @@ from appliance.ingress.clienthello import ClientHello
 from appliance.ingress.httphead import HeadReader
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined, Relay
+from appliance.service.server import visitors
 from appliance.service.server.lanes import Lanes, SessionLanes
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
+from appliance.tunnel.certificates import Peer, read_peer
 from appliance.tunnel.lane import SealedHeader, Status, lane_keys, read_preface, write_preface
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, read_proxy_header
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import Offer
+from tests.service.test_tlswire import CLIENT
 from tests.service.turning import Turning, tcp_pair, turning
 
 NAME = "www.example.com"
@@ -38,6 +41,7 @@ class LinkedClient:
 
     number: int
     lanes: SessionLanes
+    peer: Peer = field(default_factory=lambda: read_peer(CLIENT.certificate))
     joined: set[Joined] = field(default_factory=set)
 
     @property
@@ -93,19 +97,20 @@ class Ground:
             self.parting,
             routes=cast("Routes[Session]", self.routes),
             known=self.known.__contains__,
+            known_as=lambda host: host if host in self.known else None,
             https_port=8443,
             unique_id=lambda: b"unique",
         )
         self._counter = 0
         self._open: list[socket.socket] = []
 
-    def client(self, offer: Offer = TLS_ONLY, *, lanes: int = 1) -> LinkedClient:
+    def client(self, offer: Offer = TLS_ONLY, *, lanes: int = 1, name: str = NAME) -> LinkedClient:
         number = len(self.clients)
         keys = lane_keys(os.urandom(64))
         made = LinkedClient(number, SessionLanes(keys, self.readiness, self.reactor, lambda *asked: None))
         self.clients[made.session_id] = made
         self.own = [self.lane(made) for _ in range(lanes)]
-        self.routes.add(NAME, made, offer)
+        self.routes.add(name, made, offer)
         return made
 
     def lane(self, client: LinkedClient) -> OneLane:
@@ -290,6 +295,25 @@ def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
     assert lane.got == HELLO
 
 
+def test_a_lane_that_he_waited_for_has_its_time_too(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A far client's kernel has not yet acknowledged anything when the lane was taken this moment."""
+    monkeypatch.setattr(visitors, "_unacknowledged", lambda wire: True)
+    client = ground.client(lanes=0)
+    ground.visit()
+    for _ in range(5):
+        ground.reactor.advance(0.1)
+    lane = ground.lane(client)
+    for _ in range(2):
+        ground.reactor.advance(0.1)
+        ground.reactor.until(lane.read)
+        assert not lane.ended
+    for _ in range(2):
+        ground.reactor.advance(0.1)
+    ground.reactor.until(lambda: lane.read() and lane.ended)
+
+
 def test_a_session_that_ends_sends_him_on_at_once(ground: Ground) -> None:
     first = ground.client(lanes=0)
     ground.client()
@@ -370,3 +394,25 @@ def test_one_visitor_too_many_is_told_at_once(ground: Ground, monkeypatch: pytes
     for sock in waiting:
         with pytest.raises(BlockingIOError):
             sock.recv(1)
+
+
+@pytest.mark.parametrize("http", [False, True])
+def test_a_name_that_is_away_is_not_the_wildcards(ground: Ground, http: bool) -> None:
+    """A wildcard's client gets what nobody else is known for, never another client's visitors."""
+    ground.known.add(NAME)
+    ground.client(Offer(True, "serve"), name="*.example.com")
+    (wildcards,) = ground.own
+    ground.visit("else.example.com")
+    ground.reactor.until(wildcards.read)
+    away = ground.ask(GET) if http else ground.visit()
+    for _ in range(20):
+        ground.reactor.advance(0.1)
+    with pytest.raises(BlockingIOError):
+        away.recv(1)
+    ground.client()
+    (own,) = ground.own
+    ground.visitors.name_served(NAME)
+    if http:
+        assert ground.told(away).startswith(b"HTTP/1.1 308 ")
+    else:
+        ground.reactor.until(own.read)

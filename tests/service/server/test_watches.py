@@ -101,6 +101,19 @@ def test_a_watch_hears_the_snapshot_and_then_every_change(watches: Watches, cloc
     assert watches.status() == []
 
 
+def test_no_name_is_called_unknown_before_a_nameserver_has_said_all(watches: Watches, clock: Clock) -> None:
+    assert watches.may_be_known("a.example.org")
+    watch = Watching(watches, clock)
+    watch.turn()
+    assert watches.may_be_known("a.example.org")
+    watch.observer.know(["b.example.org"])
+    watch.turn()
+    assert not watches.may_be_known("a.example.org")
+    assert watches.may_be_known("b.example.org")
+    watch.lose()
+    assert not watches.may_be_known("a.example.org")
+
+
 def test_what_a_nameserver_knows_is_known_here_until_all_have_forgotten_it(
     watches: Watches, clock: Clock
 ) -> None:
