@@ -26,8 +26,9 @@ MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 run: .venv/ready
 	@exec .venv/bin/python deploy/demo.py --dns-port $(DNS_PORT) --tls-port $(TLS_PORT) --http-port $(HTTP_PORT)
 
+# Most end-to-end tests wait for something, so two at a time take little more than one.
 test: check packages
-	.venv/bin/pytest
+	.venv/bin/pytest -n 2 --dist loadfile
 
 prove: check packages
 	.venv/bin/pytest -m "slow or not slow"

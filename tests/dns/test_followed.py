@@ -78,6 +78,15 @@ def test_a_notify_of_the_primary(responder: Responder) -> None:
         (update("ours", secret=bytes(32)), 9),
         (update("ours", zone="other.test"), 9),
     ],
+    ids=[
+        "notify unsigned",
+        "notify by another",
+        "notify by another secret",
+        "notify of another zone",
+        "update unsigned",
+        "update by another secret",
+        "update of another zone",
+    ],
 )
 def test_who_is_not_believed(responder: Responder, message: bytes, rcode: int) -> None:
     answer = ask(responder, message)

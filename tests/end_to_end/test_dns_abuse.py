@@ -231,12 +231,15 @@ def _slow_reader(one: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("abuse", [_half_message, _says_nothing, _slow_reader])
-@pytest.mark.parametrize(("rounds", "count"), [(2, 300), pytest.param(20, 3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("rounds", "count", "harm"), [(2, 300, 20), pytest.param(20, 3000, 2, marks=pytest.mark.slow)]
+)
 def test_who_only_takes_places_harms_nobody(
-    tmp_path: Path, abuse: Callable[[socket.socket], None], rounds: int, count: int
+    tmp_path: Path, abuse: Callable[[socket.socket], None], rounds: int, count: int, harm: int
 ) -> None:
     """150 connections of 50 sources, made anew in each round; meanwhile others ask. They ask another server
-    in turn with it that nobody abuses: what is measured is not the machine's other work."""
+    in turn with it that nobody abuses: what is measured is not the machine's other work. (A p99 of 300 is
+    three answers, so that it says little: only the long run is strict.)"""
     spared_base, abused_base = tmp_path / "spared", tmp_path / "abused"
     for base in (spared_base, abused_base):
         base.mkdir()
@@ -260,7 +263,7 @@ def test_who_only_takes_places_harms_nobody(
         assert status(nameserver)["tcp"]["connections"] <= 80
         unharmed, harmed = _percentile(quiet), _percentile(loud)
         print(f"p99 {unharmed * 1e3:.2f} ms, {harmed * 1e3:.2f} ms under {abuse.__name__}")
-        assert harmed <= 2 * unharmed
+        assert harmed <= harm * unharmed
         stack.close()
 
         def is_empty() -> bool:
