@@ -10,7 +10,7 @@ be no zone.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from struct import Struct
 from typing import Final
 
@@ -191,7 +191,7 @@ def _is_same(one: RRset | None, other: RRset | None) -> bool:
     if one is None or other is None:
         return one is other
     if one.rtype == SOA:
-        one, other = (replace(soa_with(soa, serial=0, minimum=soa_minimum(soa))) for soa in (one, other))
+        one, other = (soa_with(soa, serial=0, minimum=soa_minimum(soa)) for soa in (one, other))
     return one.ttl == other.ttl and frozenset(one.rdatas) == frozenset(other.rdatas)
 
 

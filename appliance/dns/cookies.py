@@ -15,10 +15,9 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from hmac import compare_digest
-from typing import Final
+from typing import Final, NamedTuple
 
 from appliance.dns.numbers import COOKIE
 from appliance.dns.siphash import siphash
@@ -58,8 +57,7 @@ class Function(Enum):
     SIPHASH = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What a cookie is worth, and the answer to it: the RDLENGTH of an OPT record and its only option."""
 
     valid: bool

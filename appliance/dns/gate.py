@@ -8,7 +8,7 @@ connection.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from appliance.dns.answer import defer, option, refuse
 from appliance.dns.cookies import Cookies, is_cookie
@@ -17,8 +17,7 @@ from appliance.dns.question import Edns
 from appliance.dns.ratelimit import Limited, RateLimit
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """The terms of one answer."""
 
     proven: bool

@@ -8,7 +8,7 @@ Hidden here: delegations, wildcards (RFC 4592), empty non-terminals, CNAME chain
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Final
 
 from appliance.dns import names
@@ -230,4 +230,4 @@ def _wildcard(zone: Zone, name: bytes, found: Found) -> Node | None:
 
 
 def _at(rrset: RRset, name: bytes) -> RRset:
-    return rrset if rrset.name == name else replace(rrset, name=name)
+    return rrset if rrset.name == name else RRset(name, rrset.rtype, rrset.ttl, rrset.rdatas)

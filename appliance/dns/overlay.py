@@ -8,7 +8,7 @@ is told. And how little of it has to be done again when some of the live records
 from __future__ import annotations
 
 from collections.abc import Collection, Generator, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
@@ -200,7 +200,7 @@ class _Laying:
         if self._change.children(name):
             source = self._source(name)
             if source and self._settled.above(name) is None:
-                node = {live.rtype: replace(live, name=name) for live in source}
+                node = {live.rtype: live._replace(name=name) for live in source}
                 self._filled.add(name)
         self._change.put(name, node)
 

@@ -8,8 +8,8 @@ labels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from struct import Struct
+from typing import Final, NamedTuple
 
 from appliance.dns.names import MAX_LABEL_OCTETS, MAX_NAME_OCTETS
 from appliance.dns.numbers import COOKIE, DO, IXFR, NSID, OPT
@@ -25,6 +25,8 @@ MAX_OPTIONS: Final = 32
 
 _RECORD_HEAD_OCTETS: Final = 10  # type, class, TTL, length (RFC 1035 4.1.3)
 _POINTER: Final = 0xC0
+_RECORDS: Final = Struct("!HHH")  # how many there are in the sections behind the question
+_RECORDS_AT: Final = 6
 
 
 class QuestionError(Exception):
@@ -40,8 +42,7 @@ class QuestionError(Exception):
         self.edns = edns
 
 
-@dataclass(frozen=True, slots=True)
-class Edns:
+class Edns(NamedTuple):
     """What the OPT record of a query says (RFC 6891 6.1). Options but these two are checked for form and
     otherwise ignored."""
 
@@ -52,8 +53,7 @@ class Edns:
     nsid: bool = False  # the server's name is asked for (RFC 5001)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """The one question of a message: `name` lower-cased; the question is octets 12 to `end` of the
     message."""
 
@@ -67,7 +67,7 @@ class Question:
 def read_question(message: bytes) -> Question:
     """What `message`, with an opcode QUERY header, asks. Raises QuestionError and nothing else."""
     name, qtype, qclass, end = read_zone_section(message)
-    answers, authorities, additional = (_u16(message, at) for at in (6, 8, 10))
+    answers, authorities, additional = _RECORDS.unpack_from(message, _RECORDS_AT)
     # Only an IXFR brings a record of its own: the SOA that the sender has (RFC 1995 3).
     if answers or authorities > (qtype == IXFR) or additional > MAX_ADDITIONAL:
         raise QuestionError("a query with records that queries do not have", end)

@@ -7,7 +7,6 @@ and each has a table of its own. Resolvers rotate by themselves, so it is off un
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Final
 
 from appliance.dns.table import MAX_ENTRIES, Table
@@ -38,7 +37,7 @@ def rotated(rrsets: Sequence[RRset], query: bytes) -> list[RRset]:
 
 def _turned(rrset: RRset, shift: int) -> RRset:
     at = shift * len(rrset.rdatas) // SHIFTS
-    return replace(rrset, rdatas=rrset.rdatas[at:] + rrset.rdatas[:at]) if at else rrset
+    return rrset._replace(rdatas=rrset.rdatas[at:] + rrset.rdatas[:at]) if at else rrset
 
 
 def _shift(query: bytes) -> int:

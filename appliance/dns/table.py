@@ -5,7 +5,8 @@ under everything that it depends on (see touched). The serial of an SOA is left 
 of a zone has another.
 
 An answer depends on the whole query but its ID and the case of the name; both are taken from the query
-that is being answered. (The name ends at the first zero octet. Where that is really inside a label the
+that is being answered. So a query in lower case, as most are, is the key of its answer but for the ID. (The
+name ends at the first zero octet. Where that is really inside a label the
 query just misses: what is cut off there is no whole name, and only whole names are keys.) Queries with
 EDNS options are not kept as they come, for each would be another; the responder asks for the same query
 without them.
@@ -28,6 +29,7 @@ MAX_ANSWER_OCTETS: Final = 1232
 
 _TYPE_AND_CLASS_OCTETS: Final = 4
 SERIAL_OCTETS: Final = 4
+HEAD_OCTETS: Final = HEADER_OCTETS - 2  # without the ID
 _SOA_NUMBERS_OCTETS: Final = 20  # RFC 1035 3.3.13: the serial and four times
 BARE_OPT_OCTETS: Final = 11  # an OPT record without options
 
@@ -45,14 +47,13 @@ class Serial:
 
 
 class Finished(NamedTuple):
-    """A finished answer: the header from its third octet on, then (behind the name, as asked) all the rest.
+    """A finished answer from its third octet on, to a query in lower case: `octets`; with an SOA in it,
+    `octets`, those of `serial`, and `tail`.
 
-    `identity` is what rate limiting knows it by, `tally` where it is counted. With an SOA in it, the rest is
-    `rest`, the octets of `serial` and `tail`.
+    `identity` is what rate limiting knows it by, `tally` where it is counted.
     """
 
-    head: bytes
-    rest: bytes
+    octets: bytes
     identity: bytes
     tally: Tally
     serial: Serial | None
@@ -66,7 +67,7 @@ class Table:
     def __init__(self, most: int = MAX_ENTRIES) -> None:
         self._most = most
         self._entries: dict[bytes, Finished] = {}
-        # The entry of a key. (The responder makes the key of a query itself, as `find` does: one call less.)
+        # The entry of a key. (The responder makes keys itself, as `find` does: one call less.)
         self.get = self._entries.get
         # The keys of all that depend on one thing, and what an answer depends on. (Dicts as the sets: of
         # octets alone, they are nothing to the garbage collector.)
@@ -79,13 +80,14 @@ class Table:
 
     def find(self, query: bytes, udp: bool) -> tuple[bytes, Finished] | None:
         """The octets of the finished answer to `query`, and what it is; or None."""
-        root = query.find(0, 12)
-        name = query[12:root]
-        key = query[2:12] + name.lower() + query[root:]
+        root = query.find(0, HEADER_OCTETS)
+        name = query[HEADER_OCTETS:root]
+        key = query[2:HEADER_OCTETS] + name.lower() + query[root:]
         entry = self.get(key if udp else key + OVER_TCP)
         if entry is None:
             return None
-        answer = query[:2] + entry.head + name + entry.rest
+        octets = entry.octets
+        answer = query[:2] + octets[:HEAD_OCTETS] + name + octets[HEAD_OCTETS + len(name) :]
         return answer if entry.serial is None else answer + entry.serial.octets + entry.tail, entry
 
     def keep(
@@ -101,13 +103,14 @@ class Table:
             return
         if len(self._entries) >= self._most:
             self.clear()
-        key = query[2:12] + query[12:root].lower() + query[root:]
+        key = query[2:HEADER_OCTETS] + query[HEADER_OCTETS:root].lower() + query[root:]
         if not udp:
             key += OVER_TCP
         if key in self._entries:
             return
         rest, serial, tail = self._opened(answer[root:], found)
-        self._entries[key] = Finished(answer[2:12], rest, identity, tally, serial, tail)
+        octets = answer[2:HEADER_OCTETS] + answer[HEADER_OCTETS:root].lower() + rest
+        self._entries[key] = Finished(octets, identity, tally, serial, tail)
         self._needs[key] = needs = tuple(found.touched)
         for need in needs:
             keys = self._keys.get(need)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from appliance.dns.layered import with_changes
 from appliance.dns.numbers import DNAME, NS, SOA
@@ -18,8 +18,7 @@ from appliance.dns.touched import soa_of, standing
 _NO_RRSETS: Final[Mapping[int, RRset]] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class RRset:
+class RRset(NamedTuple):
     """All records of one name and type. `ttl` in seconds; each rdata is in wire form without compression."""
 
     name: bytes

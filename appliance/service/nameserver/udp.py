@@ -1,4 +1,4 @@
-"""DNS over UDP: one socket, read by a descriptor of our own, every datagram answered in one call.
+"""DNS over UDP: one socket, read by a descriptor of our own, every batch of datagrams answered in one call.
 
 Hides the socket's options and which of its errors mean nothing. One socket per address, so that an answer
 leaves from the address that was asked.
@@ -20,12 +20,11 @@ from zope.interface import implementer
 from appliance.dns.followed import ASKED
 from appliance.dns.responder import Responder
 from appliance.dns.transfer import TransferAsked
+from appliance.service.nameserver.datagrams import Address, datagrams
 from appliance.service.nameserver.transfers import Transfers
 from appliance.service.nameserver.updates import Update, refused
 from appliance.service.ports import bind_udp
 
-BATCH_DATAGRAMS = 128  # a turn: at 8 us each 1 ms, after which timers and TCP have theirs
-RECEIVE_OCTETS = 4096  # what a query or UPDATE may have over UDP; a longer datagram is cut and so malformed
 RECEIVE_BUFFER_OCTETS = 4 << 20  # thousands of queries wait while one turn is long; the default holds 250
 
 # Not in the socket module: <linux/in.h>, <linux/in6.h>. OMIT ignores path MTUs that were learned from ICMP:
@@ -109,6 +108,7 @@ class _Datagrams:
         transfers: Transfers | None = None,
     ) -> None:
         self._socket = bound
+        self._datagrams = datagrams(bound, counters)
         self._responder = responder
         self._counters = counters
         self._now = now
@@ -127,38 +127,33 @@ class _Datagrams:
 
     def doRead(self) -> None:
         """Answer what waits, at most one batch; the reactor calls again while something does."""
-        receive = self._socket.recvfrom
-        send = self._socket.sendto
+        received = self._datagrams.receive()
+        if not received:
+            return
         respond = self._responder.respond
         now, wall = self._now(), self._wall()  # a turn is too short for the time to pass
-        for _ in range(BATCH_DATAGRAMS):
+        answers: list[bytes | None] = []
+        for message, host in received:
             try:
-                message, source = receive(RECEIVE_OCTETS)
-            except BlockingIOError:
-                return
-            except OSError as problem:  # an ICMP error of an earlier answer: not about this socket
-                self._counters[f"receive {problem.strerror}"] += 1
-                continue
-            if source[1] == 0:  # nobody can have sent it, and nobody would get the answer
-                self._counters["source port 0"] += 1
-                continue
-            try:
-                answer = respond(message, udp=True, source=source[0], now=now, wall=wall)
+                answer = respond(message, udp=True, source=host, now=now, wall=wall)
             except Exception:  # one question must not end the service
                 self._failed(message)
-                continue
-            if answer.__class__ is bytes:
-                try:
-                    send(answer, source)
-                except OSError as problem:  # a full buffer, a filter, no route: UDP may lose, we count
-                    self._counters[f"send {problem.strerror}"] += 1
-            elif isinstance(answer, ASKED):
-                self._update(answer).addCallback(self._send, source)
-            elif isinstance(answer, TransferAsked) and self._transfers is not None:
-                self._send(self._transfers.datagram(answer), source)
+                answer = None
+            if answer.__class__ is not bytes:
+                answer = self._other(answer, len(answers))
+            answers.append(answer)
+        self._datagrams.send(answers)
 
-    def _send(self, answer: bytes, source: tuple[str, int]) -> None:
-        """The answer to an UPDATE, now that it is done, or to an IXFR."""
+    def _other(self, answer: object, index: int) -> bytes | None:
+        """What goes out at once where the responder has no answer."""
+        if isinstance(answer, ASKED):
+            self._update(answer).addCallback(self._send, self._datagrams.address(index))
+        elif isinstance(answer, TransferAsked) and self._transfers is not None:
+            return self._transfers.datagram(answer)
+        return None
+
+    def _send(self, answer: bytes, source: Address) -> None:
+        """The answer to an UPDATE, now that it is done."""
         try:
             self._socket.sendto(answer, source)
         except OSError as problem:  # among them: we have stopped meanwhile, and the socket is closed

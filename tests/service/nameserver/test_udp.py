@@ -14,7 +14,8 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from appliance.dns.responder import Responder
-from appliance.service.nameserver.udp import BATCH_DATAGRAMS, RECEIVE_BUFFER_OCTETS, UdpNameserver, _Datagrams
+from appliance.service.nameserver.datagrams import BATCH_DATAGRAMS
+from appliance.service.nameserver.udp import RECEIVE_BUFFER_OCTETS, UdpNameserver, _Datagrams
 from tests.service.nameserver.demo import answers_in, number_of, question, responder
 
 
