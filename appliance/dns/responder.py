@@ -62,11 +62,11 @@ from appliance.dns.tsig import Keys, Signed, Signer, TsigError, check
 from appliance.dns.update import UpdateAsked, UpdateRefused, read_update
 from appliance.dns.zone import Zone
 
-# A client cookie, or the whole of one of ours, as the only option: the RDLENGTH of the OPT record, the head
-# of the option, and how much there is from the root label of the question on.
-_COOKIE_TAILS: Final = {b"\x00\x0c\x00\x0a\x00\x08": 28, b"\x00\x1c\x00\x0a\x00\x18": 44}
-_RDLENGTH_AT: Final = 14  # from the same place
-_COOKIE_AT: Final = 20
+# The RDLENGTH of an OPT record and the head of its only option, a client's cookie or the whole of one of
+# ours; and the RDLENGTH without it.
+_CLIENT_COOKIE: Final = b"\x00\x0c\x00\x0a\x00\x08"
+_WHOLE_COOKIE: Final = b"\x00\x1c\x00\x0a\x00\x18"
+_NO_OPTIONS: Final = b"\x00\x00"
 
 # With a cookie this fits whatever size the query allows.
 _SMALL_OCTETS: Final = MIN_UDP_OCTETS - 2 - OPTION_OCTETS - SERIAL_OCTETS  # without the ID
@@ -170,43 +170,36 @@ class Responder:
 
         `now` is monotonic, `wall` the Unix time (which signatures and cookies go by), both in seconds.
         """
-        # HOT, so all in one: a finished answer within the rate limit, to a query in lower case without a
-        # cookie (as it came it is the key), then to any other (the key is the one of Table.find).
+        # HOT, so all in one: a finished answer within the rate limit. As it came a query in lower case is the
+        # key of its answer but for the ID (see Table), then without the cookie, then in lower case.
         asked = message[2:]
         entry = self._entry(asked if udp else asked + OVER_TCP)
+        verdict = name = None
+        if entry is None:
+            if self._cookies is not None and (size := _cookie_octets(message)):
+                verdict = self._cookies.verdict(source, message[-size:], wall)
+                asked = asked[: -size - len(_CLIENT_COOKIE)] + _NO_OPTIONS
+                entry = self._entry(asked if udp else asked + OVER_TCP)
+            if entry is None:
+                root = message.find(0, HEADER_OCTETS)
+                name = message[HEADER_OCTETS:root]
+                asked = asked[:HEAD_OCTETS] + name.lower() + asked[root - 2 :]
+                entry = self._entry(asked if udp else asked + OVER_TCP)
         if entry is not None:
             octets, identity, tally, serial, after = entry
-            if udp and self._rate_limit is not None:
-                over = self._rate_limit.limited(source, identity, now)
-                if over is not None:
-                    return self._held_back(over, message, _Asker(udp, source, now, wall))
-            tally.count += 1
-            if serial is None:
-                return message[:2] + octets
-            return b"".join((message[:2], octets, serial.octets, after))
-        root = message.find(0, HEADER_OCTETS)
-        name = message[HEADER_OCTETS:root]
-        tail = message[root:]
-        verdict = None
-        if _COOKIE_TAILS.get(tail[_RDLENGTH_AT:_COOKIE_AT]) == len(tail) and self._cookies is not None:
-            verdict = self._cookies.verdict(source, tail[_COOKIE_AT:], wall)
-            tail = tail[:_RDLENGTH_AT] + b"\x00\x00"
-        key = message[2:HEADER_OCTETS] + name.lower() + tail
-        entry = self._entry(key if udp else key + OVER_TCP)
-        if entry is not None and (verdict is None or len(entry[0]) + len(entry[4]) <= _SMALL_OCTETS):
-            octets, identity, tally, serial, after = entry
-            rest = octets[root - 2 :]
             if serial is not None:
-                rest += serial.octets + after
-            if udp and self._rate_limit is not None and (verdict is None or not verdict.valid):
-                over = self._rate_limit.limited(source, identity, now)
-                if over is not None:
-                    return self._held_back(over, message, _Asker(udp, source, now, wall))
-            tally.count += 1
-            head = octets[:HEAD_OCTETS]
-            if verdict is None:
-                return b"".join((message[:2], head, name, rest))
-            return b"".join((message[:2], head, name, rest[:-2], verdict.rdata))
+                octets += serial.octets + after
+            if verdict is None or len(octets) <= _SMALL_OCTETS:
+                if udp and self._rate_limit is not None and (verdict is None or not verdict.valid):
+                    over = self._rate_limit.limited(source, identity, now)
+                    if over is not None:
+                        return self._held_back(over, message, _Asker(udp, source, now, wall))
+                tally.count += 1
+                if name is not None:
+                    octets = octets[:HEAD_OCTETS] + name + octets[HEAD_OCTETS + len(name) :]
+                if verdict is None:
+                    return message[:2] + octets
+                return b"".join((message[:2], octets[: -len(_NO_OPTIONS)], verdict.rdata))
         try:
             outcome = self._miss(message, _Asker(udp, source, now, wall))
         except Exception as error:
@@ -454,6 +447,13 @@ class Responder:
             return self._elsewhere(heard, message, end, asker)
         rcode = NOTIMP if qclass == IN and name in self._zones else NOTAUTH
         return self._error(refuse(message, rcode, end), asker)
+
+
+def _cookie_octets(message: bytes) -> int:
+    """How many octets the cookie has that `message` seems to end with."""
+    if message[-14:-8] == _CLIENT_COOKIE:
+        return 8
+    return 24 if message[-30:-24] == _WHOLE_COOKIE else 0
 
 
 def _may_be_signed(message: bytes, question: Question) -> bool:
