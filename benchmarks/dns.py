@@ -381,6 +381,11 @@ def live(base: Path, sizes: Sequence[int]) -> None:
             print(f"measured {title}_at_{names} {value} {unit}", flush=True)
     smallest, largest = min(sizes), max(sizes)
     bar("live_change_large_to_small", found[largest]["live_change"] / found[smallest]["live_change"], 1.2)
+    bar(
+        "live_change_beside_visitors_large_to_small",
+        found[largest]["live_change_beside_visitors"] / found[smallest]["live_change_beside_visitors"],
+        1.2,
+    )
     bar("death_of_a_server_seconds", max(one["death_seconds"] for one in found.values()), 1)
     turns = [value for one in found.values() for title, value in one.items() if title.endswith("_turn")]
     bar("longest_turn_ms", max(turns), 50)
