@@ -50,8 +50,7 @@ class Published:
     addresses: tuple[ServerAddress, ...]
     names: Mapping[str, tuple[ServerAddress, ...]]
     held: tuple[ServerAddress, ...]
-    """Those among `addresses` that drain, are silent or gone, and kept only because too little would remain.
-    """
+    """Those among `addresses` that are silent or gone and kept only because too little would remain."""
 
     def of_name(self, name: str) -> tuple[ServerAddress, ...]:
         """Where visitors of a name are sent."""
@@ -227,9 +226,11 @@ class Membership:
 
     def published(self) -> Published:
         """What follows now."""
-        held = self._held()
-        chosen = sorted({at for at, entry in self._entries.items() if entry.standing in _HEARD} | held)
-        leaving = [at for at in self._of_standing(Standing.DRAINING) if at not in held]
+        heard, leaving = self._of_standing(*_HEARD), self._of_standing(Standing.DRAINING)
+        if not heard:
+            heard, leaving = leaving, heard  # they live
+        held = self._held(heard)
+        chosen = sorted(heard | held)
         names = _Names(self._names_at(chosen), _Names(self._names_at(sorted(leaving))) if leaving else None)
         return Published(tuple(chosen), names, tuple(sorted(held)))
 
@@ -239,15 +240,13 @@ class Membership:
     def _of_standing(self, *standings: Standing) -> set[ServerAddress]:
         return {at for at, entry in self._entries.items() if entry.standing in standings}
 
-    def _held(self) -> set[ServerAddress]:
+    def _held(self, heard: Set[ServerAddress]) -> set[ServerAddress]:
         silent = self._of_standing(Standing.SILENT)
-        remaining = len(self._servers(_HEARD))
-        held = silent if 2 * remaining < len(self._servers(_KNOWN)) else set()
-        if not remaining:
-            held |= self._of_standing(Standing.DRAINING)  # they live
+        if silent and (2 * len(self._servers(_HEARD)) < len(self._servers(_KNOWN))):
+            return silent
         gone = self._of_standing(*_GONE)
-        if held or remaining or not gone:
-            return held
+        if heard or not gone:
+            return set()
         return {max(gone, key=lambda at: (self._entries[at].since, at))}  # the last one that went
 
     def _servers(self, standings: Collection[Standing]) -> set[str]:

@@ -112,6 +112,11 @@ class SnapshotEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Draining:
+    """Server: it will leave, and serves until then. Once."""
+
+
+@dataclass(frozen=True, slots=True)
 class Leaving:
     """Server: it goes away on purpose."""
 
@@ -144,6 +149,16 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nameserver: the answer to draining, once what follows is published.
+
+    `held`: the server is published all the same, for there is no other.
+    """
+
+    held: Annotated[bool, flag]
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Either: answer with the same nonce. A kernel acknowledges octets for a process that is stopped."""
 
@@ -158,9 +173,18 @@ class Pong:
 
 
 FromServer = (
-    ServerHello | Certificate | Serving | NotServing | SnapshotEnded | Leaving | Goodbye | Ping | Pong
+    ServerHello
+    | Certificate
+    | Serving
+    | NotServing
+    | SnapshotEnded
+    | Draining
+    | Leaving
+    | Goodbye
+    | Ping
+    | Pong
 )
-FromNameserver = NameserverHello | Known | Forgotten | Ping | Pong
+FromNameserver = NameserverHello | Known | Forgotten | Withdrawn | Ping | Pong
 Message = FromServer | FromNameserver
 
 BY_SERVER: Vocabulary[FromServer] = Vocabulary(
@@ -170,6 +194,7 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
         "serving": Serving,
         "not_serving": NotServing,
         "snapshot_ended": SnapshotEnded,
+        "draining": Draining,
         "leaving": Leaving,
         "goodbye": Goodbye,
         "ping": Ping,
@@ -177,7 +202,14 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
     }
 )
 BY_NAMESERVER: Vocabulary[FromNameserver] = Vocabulary(
-    {"hello": NameserverHello, "known": Known, "forgotten": Forgotten, "ping": Ping, "pong": Pong}
+    {
+        "hello": NameserverHello,
+        "known": Known,
+        "forgotten": Forgotten,
+        "withdrawn": Withdrawn,
+        "ping": Ping,
+        "pong": Pong,
+    }
 )
 
 

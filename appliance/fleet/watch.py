@@ -22,9 +22,11 @@ from appliance.fleet.events import (
     NamesForgotten,
     NamesKnown,
     ObserverEvent,
+    ServerDraining,
     ServerEvent,
     ServerGreeted,
     ServerLeft,
+    ServerWithdrawn,
     ServingStarted,
     ServingStopped,
     SnapshotTaken,
@@ -36,6 +38,7 @@ from appliance.fleet.messages import (
     MAX_NAMES_IN_MESSAGE,
     VERSION,
     Certificate,
+    Draining,
     Forgotten,
     FromNameserver,
     FromServer,
@@ -52,6 +55,7 @@ from appliance.fleet.messages import (
     ServerLines,
     Serving,
     SnapshotEnded,
+    Withdrawn,
     fingerprint_of,
 )
 from appliance.fleet.pulse import Pulse
@@ -87,6 +91,7 @@ _AT_SERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.GREETING, NameserverHello): WatchState.WATCHING,
     (WatchState.WATCHING, Known): WatchState.WATCHING,
     (WatchState.WATCHING, Forgotten): WatchState.WATCHING,
+    (WatchState.WATCHING, Withdrawn): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
 }
@@ -98,6 +103,7 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.SNAPSHOT, NotServing): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Draining): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Leaving): WatchState.ENDED,
     (WatchState.SNAPSHOT, Goodbye): WatchState.ENDED,
     (WatchState.SNAPSHOT, SnapshotEnded): WatchState.WATCHING,
@@ -106,6 +112,7 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, NotServing): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
+    (WatchState.WATCHING, Draining): WatchState.WATCHING,
     (WatchState.WATCHING, Leaving): WatchState.ENDED,
     (WatchState.WATCHING, Goodbye): WatchState.ENDED,
 }
@@ -134,7 +141,7 @@ class WatchedServer:
     """The tunnel server's end. `nonce` gives a new random text each time; `now` is monotonic seconds.
 
     `serving` holds the names that have a session when the watch begins; the other end gets them as its
-    snapshot.
+    snapshot. `draining`: whether the server has begun to drain.
     """
 
     def __init__(
@@ -145,14 +152,19 @@ class WatchedServer:
         nonce: Callable[[], str],
         now: float,
         serving: Mapping[str, Certificate],
+        *,
+        draining: bool = False,
     ) -> None:
         self.state = WatchState.GREETING
+        self._is_draining = False
         self._lines = NameserverLines()
         self._pulse = Pulse(nonce, now)
         self._under: dict[str, str] = {}
         self._shown: Counter[str] = Counter()  # fingerprint -> how many names were said under it
         self._to_say = _ToSay(BY_SERVER)
         self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses))))
+        if draining:
+            self.drain()
         for name, certificate in serving.items():
             self.serving(name, certificate)
         self._say(SnapshotEnded())
@@ -177,6 +189,12 @@ class WatchedServer:
         if fingerprint is not None:
             _drop(self._shown, fingerprint)
             self._say(NotServing(name))
+
+    def drain(self) -> None:
+        """This server will leave, and serves until then. Once is enough."""
+        if not self._is_draining:
+            self._is_draining = True
+            self._say(Draining())
 
     def leave(self) -> None:
         """This server goes away on purpose."""
@@ -234,6 +252,10 @@ class WatchedServer:
                 yield NamesKnown(names, complete)
             case Forgotten(names):
                 yield NamesForgotten(names)
+            case Withdrawn(held):
+                if not self._is_draining:
+                    raise MessageError("withdrawn: this server does not drain")
+                yield ServerWithdrawn(held)
             case Ping(nonce):
                 self._say(Pong(nonce))
             case Pong(nonce):
@@ -291,6 +313,10 @@ class Observer:
         for chunk in _chunks(tuple(names)):
             self._say(Forgotten(chunk))
 
+    def withdrawn(self, *, held: bool) -> None:
+        """The draining server is out of what is published; or not, for there is no other (`held`)."""
+        self._say(Withdrawn(held))
+
     def receive(self, octets: bytes, now: float) -> list[ObserverEvent]:
         """What these octets mean. After an Ended nothing more comes."""
         events: list[ObserverEvent] = []
@@ -345,6 +371,8 @@ class Observer:
                 yield from self._stopped(name)
             case SnapshotEnded():
                 yield SnapshotTaken(dict(self._serving))
+            case Draining():
+                yield ServerDraining()
             case Leaving():
                 yield ServerLeft()
                 yield Ended(WatchEnd.LEFT, "the server left")

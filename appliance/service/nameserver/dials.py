@@ -178,6 +178,12 @@ class Dial:
             self.observer.forget(names)
             self._wire.flush()
 
+    def withdrawn(self, held: bool) -> None:
+        """Tell the draining server that it is out of what is published; or not, for there is no other."""
+        if self.observer is not None and not self.is_over:
+            self.observer.withdrawn(held=held)
+            self._wire.flush()
+
     def examine_again(self) -> None:
         """The revocation list is another one."""
         if self.peer is not None and not self.is_over:

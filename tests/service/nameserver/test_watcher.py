@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from appliance.dns.names import from_text
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.watcher import Watcher
 from appliance.service.server.watches import Watches
@@ -28,7 +29,7 @@ from appliance.tunnel.certificates import (
     read_peer,
 )
 from appliance.tunnel.crl import RevocationList
-from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.discovery import ServerAddress, read_txt
 from tests.service.nameserver.bench import YEAR, A, B, Bench, C
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, WALL
 
@@ -517,3 +518,39 @@ def test_the_examination_is_the_tunnels(tmp_path: Path) -> None:
     peer = examine(CREDENTIALS[A].certificate, role=Role.SERVER, ca=CA.certificate, revoked=None, wall=WALL)
     assert meeting.server_at(A, CREDENTIALS[A].certificate) == peer
     bench.stop()
+
+
+def test_a_server_that_drains_is_out_and_hears_it(three: World) -> None:
+    said: list[bool | None] = []
+    watches = three.network.up[B]
+    assert len(watches.drain(lambda watch, held: said.append(held))) == 1
+    three.run(0.2)
+    assert three.txt() == [A, C]
+    assert said == [False]
+    assert three.standing()["b"] == "draining"
+    lays = len(three.bench.lays)
+    three.network.connections[[one.watches for one in three.network.connections].index(watches)].close()
+    assert said == [False, None]
+    three.run(1)  # the next watch finds it draining, and it is never in again
+    assert three.txt() == [A, C]
+    assert said == [False, None, False]
+    assert B not in {at for _, laid in three.bench.zonefiles.laid[lays:] for at in _listed(laid)}
+    watches.stopService()
+    three.run(0.1)
+    assert three.standing()["b"] == "left"
+
+
+def _listed(laid: Any) -> list[ServerAddress | None]:
+    rrset = laid.get((from_text("demo.test"), 16))
+    return [] if rrset is None else [read_txt(rdata[1:].decode()) for rdata in rrset.rdatas]
+
+
+def test_the_last_server_that_drains_stays(world: World) -> None:
+    watches = world.network.start(A)
+    world.start()
+    world.run(1)
+    said: list[bool | None] = []
+    watches.drain(lambda watch, held: said.append(held))
+    world.run(0.2)
+    assert world.txt() == [A]
+    assert said == [True]
