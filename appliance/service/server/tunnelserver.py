@@ -22,6 +22,7 @@ from appliance.service.server.lanes import Lanes
 from appliance.service.server.links import Links, Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
+from appliance.service.server.waitingline import WaitingLine
 from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import Credential, Peer, Role
 from appliance.tunnel.crl import RevocationList
@@ -100,6 +101,7 @@ class TunnelServer(Service):
             complaints=complaints,
         )
         self._adoption: Adoption | None = None
+        self._line: WaitingLine | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -126,7 +128,10 @@ class TunnelServer(Service):
             },
             complaints=self._complaints,
         )
-        self._entry.wire(visitors=self._visitors, lanes=self._lanes, adoption=self._adoption, tls=tls)
+        self._line = WaitingLine(self._reactor, self._readiness, self._adoption.adopt)
+        self._entry.wire(
+            visitors=self._visitors, lanes=self._lanes, adoption=self._adoption, links=self._line, tls=tls
+        )
         self._readiness.start()
         self._entry.startService()
 
@@ -134,6 +139,8 @@ class TunnelServer(Service):
         """Close everything: a farewell on the links, a reset for visitors under way."""
         Service.stopService(self)
         self._entry.stopService()
+        if self._line is not None:
+            self._line.stop()
         self._links.stop()
         self._lanes.stop()
         self._visitors.stop()
