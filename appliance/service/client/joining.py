@@ -32,6 +32,8 @@ from appliance.tunnel.invitation import Invitation
 #: A warning from a month before the invitation ends, and once a day from then on.
 WARN_BEFORE_DAYS = 30
 _DAY_SECONDS = 86400.0
+#: Between two looks at whether the last visitors are gone.
+DRAIN_LOOK_SECONDS = 0.1
 
 
 def _wall() -> datetime:
@@ -84,6 +86,9 @@ class TunnelClient(service.Service):
         self._client: Client | None = None
         self._readiness: Readiness | None = None
         self._relay: Relay | None = None
+        self._drained: list[Deferred[None]] = []
+        self._drain_until: float | None = None
+        self._drain_look: Any = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -102,10 +107,51 @@ class TunnelClient(service.Service):
         self._review()
         self._resolver.startService()
 
+    def drain(self) -> Deferred[None]:
+        """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
+
+        A visitor whose header is on its way here comes too late, and his server gives him to another client.
+        """
+        over: Deferred[None] = Deferred()
+        self._drained.append(over)
+        if self._drain_until is None:
+            self._drain_until = self._reactor.seconds() + self._settings.drain_seconds
+            self._resolver.stopService()
+            for link in self._links.values():
+                link.drain()
+            self.log.info(
+                "draining: {visitors} visitors have at most {seconds} s",
+                visitors=self._visitors(),
+                seconds=self._settings.drain_seconds,
+            )
+        self._look_at_drain()
+        return over
+
+    def _look_at_drain(self) -> None:
+        assert self._drain_until is not None
+        now = self._reactor.seconds()
+        if self._visitors() and now < self._drain_until:
+            self._forget_look()
+            self._drain_look = self._reactor.callLater(DRAIN_LOOK_SECONDS, self._look_at_drain)
+            return
+        drained, self._drained = self._drained, []
+        for over in drained:
+            over.callback(None)
+
+    def _forget_look(self) -> None:
+        if self._drain_look is not None and self._drain_look.active():
+            self._drain_look.cancel()
+
+    def _visitors(self) -> int:
+        waiting = 0 if self._client is None else len(self._client.visits.waiting)
+        return waiting + (0 if self._relay is None else len(self._relay.joined))
+
     def stopService(self) -> Deferred[Any]:
         """Say goodbye to every server, end what is joined, and let go of everything."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self._resolver.stopService()
+        self._forget_look()
+        if self._drain_until is None:
+            self._resolver.stopService()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -142,7 +188,7 @@ class TunnelClient(service.Service):
 
     def _review(self) -> None:
         """Have a link to each address that the Joiner names, and to no other."""
-        if not self.running or self._client is None:
+        if not self.running or self._client is None or self._drain_until is not None:
             return
         wanted = self._joiner.to_join(self._reactor.seconds())
         for address in [address for address in self._links if address not in wanted]:
@@ -189,7 +235,8 @@ class TunnelClient(service.Service):
         if link in self._joined:
             self._joined.discard(link)
             self._joiner.unlinked(link.address, self._reactor.seconds())
-            self._resolver.look_up_now()
+            if self._drain_until is None:
+                self._resolver.look_up_now()
             self._review()
 
     # The invitation's end

@@ -111,11 +111,20 @@ class Link(service.Service):
         self._talk: _Talk | None = None
         self._failures = 0
         self._come_back: float | None = None
+        self._is_draining = False
         self._dialling = _Redial(_Welcome(self), _quiet(Protocol), self.pause, client.reactor)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._dialling.startService()
+
+    def drain(self) -> None:
+        """No new visitors; those that are here go on. The link is not dialled again when it ends."""
+        self._is_draining = True
+        if self._talk is not None and self._talk.lanes is not None:
+            self._talk.drain()
+        else:
+            self._dialling.stopService()
 
     def stopService(self) -> Deferred[None]:
         """Say goodbye and close; fires when the connection is gone."""
@@ -143,6 +152,8 @@ class Link(service.Service):
         """The connection is gone. ``lasted``: the seconds since the welcome; None if there was none."""
         if self._talk is talk:
             self._talk = None
+        if self._is_draining:
+            self._dialling.stopService()
         if lasted is None:
             return
         self._failures = (
@@ -307,6 +318,11 @@ class _Talk(Protocol):
             lost(reason)
 
     # What the link asks for
+
+    def drain(self) -> None:
+        if self._session is not None:
+            self._session.drain()
+            self._write()
 
     def goodbye(self, reason: str, text: str) -> None:
         if self._session is not None:

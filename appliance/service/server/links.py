@@ -8,6 +8,7 @@ one's.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -24,6 +25,7 @@ from appliance.service.relay import Joined
 from appliance.service.server.lanes import SessionLanes
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
@@ -78,6 +80,7 @@ class Links:
         not_serving: Callable[[str], None],
         session_ended: SessionSeen,
         complaints: FewLines,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """``serving(name, certificate_pem)`` at a name's first session, ``not_serving(name)`` at its last
         one's end.
@@ -93,6 +96,8 @@ class Links:
         self._not_serving = not_serving
         self._session_ended = session_ended
         self._complaints = complaints
+        self._jitter = jitter
+        self._is_draining = False
         self._links: dict[Session, _Link] = {}
         self._by_instance: dict[tuple[str, str], Session] = {}
         self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
@@ -108,6 +113,15 @@ class Links:
         for session in list(self.sessions.values()):
             if session.peer.serial in revoked.serials:
                 self._dismiss(session, "revoked", "the client's certificate was revoked")
+
+    def drain(self) -> None:
+        """Tell every client that this server will leave, and each another time to come back."""
+        self._is_draining = True
+        for link in self._links.values():
+            self._drain(link)
+
+    def _drain(self, link: _Link) -> None:
+        link.drain(self._jitter(0.0, spread_seconds(len(self.sessions))))
 
     def stop(self, reason: str = "stopping", text: str = "the server is stopping") -> None:
         """Say goodbye on every link; its end follows when the octets are out."""
@@ -153,6 +167,8 @@ class Links:
             return False
         session.instance = instance
         self._by_instance[key] = session
+        if self._is_draining:
+            self._drain(self._links[session])
         if key in self._orphans:
             session.joined, timer = self._orphans.pop(key)
             if timer.active():
@@ -258,6 +274,12 @@ class _Link(Protocol):
         if not self._closing:
             self._machine.goodbye(reason, text)
             self._end()
+
+    def drain(self, reconnect_in: float) -> None:
+        """Say that this server will leave, and when to come back."""
+        if not self._closing:
+            self._machine.drain(reconnect_in)
+            self._flush()
 
     def _ask_for_lanes(self, kind: str, held: int, waiting: int) -> None:
         if not self._closing:

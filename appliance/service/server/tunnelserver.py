@@ -150,6 +150,23 @@ class TunnelServer(Service):
         assert self._adoption is not None, "stopService() before startService()"
         return self._adoption.stop()
 
+    def drain(self) -> None:
+        """Tell the clients that this server will leave. It goes on serving."""
+        self._links.drain()
+
+    def visitors_of_now(self) -> Callable[[], int]:
+        """Counts, whenever it is called, the visitors of now that are still there."""
+        waiting, joined = set(self._visitors.waiting), set(self._relay.joined)
+
+        def left() -> int:
+            if waiting:
+                waiting.intersection_update(self._visitors.waiting)
+                joined.update(self._relay.joined)  # among whom may be those who waited
+            joined.intersection_update(self._relay.joined)
+            return len(waiting) + len(joined)
+
+        return left
+
     def revoke(self, revoked: RevocationList) -> None:
         """End what the list forbids."""
         self._links.revoke(revoked)

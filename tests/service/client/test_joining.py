@@ -26,6 +26,7 @@ from appliance.tunnel.discovery import ServerAddress, write_txt
 from appliance.tunnel.lane import Status
 from appliance.tunnel.messages import Goodbye, Lines
 from appliance.tunnel.proxyheader import Kind, read_proxy_header
+from appliance.tunnel.session import ClientDraining
 from tests.service.client.fake_server import NOW, FakeServer, invitation, issued, until, visitor
 from tests.service.client.test_resolver import FakeNameserver, txt
 
@@ -224,6 +225,53 @@ async def test_every_server_that_the_dns_names_is_joined(world: World) -> None:
     for server in servers:
         await joined(server)
     assert client.joined == sorted(addresses)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_drain_tells_the_servers_and_lets_visitors_finish(world: World) -> None:
+    servers = [world.server(f"s{number}") for number in range(2)]
+    client = world.client(*(server.listen() for server in servers))
+    links = [await joined(server) for server in servers]
+    lane, late = links[0].lanes[:2]
+    lane.take(links[0], visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    world.origin.connections[0].send(b"ServerHello")
+    await until(reactor, lambda: lane.answer)
+    over: list[None] = []
+    client.drain().addCallback(over.append)
+    for link in links:
+        await until(reactor, lambda link=link: ClientDraining() in link.events)  # type: ignore[misc]
+    late.take(links[0], visitor(), b"on the way")  # it was chosen before the server heard
+    await until(reactor, lambda: len(world.origin.connections) == 2)
+    links[1].cut()
+    await until(reactor, lambda: len(client.joined) == 1)
+    for connection in world.origin.connections:
+        assert not over
+        transport: Any = connection.transport
+        transport.abortConnection()
+    await until(reactor, lambda: over)
+    assert len(servers[1].links) == 1  # it was not dialled again
+    client.drain().addCallback(over.append)
+    assert over == [None, None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_drain_of_nobody_is_over_at_once_and_one_of_somebody_has_a_limit(world: World) -> None:
+    server = world.server()
+    address = server.listen()
+    client = world.client(address, drain_seconds=0)
+    over: list[None] = []
+    client.drain().addCallback(over.append)  # before it has joined
+    assert over == [None]
+    await deferLater(reactor, 0.05)
+    assert not server.links
+    other = world.client(address, drain_seconds=0)
+    link = await joined(server)
+    lane = link.lanes[0]
+    lane.take(link, visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    other.drain().addCallback(over.append)
+    await until(reactor, lambda: len(over) == 2)
 
 
 @pytest_twisted.ensureDeferred

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 import pytest_twisted
 
 from appliance.tunnel.certificates import make_authority
 from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.herd import spread_seconds
+from appliance.tunnel.session import ServerDraining
 from tests.service.server.linked import (
     NAMES,
     NAMESERVER,
@@ -38,6 +42,26 @@ async def test_registered_served_and_unserved() -> None:
         second._flush()
         await until(lambda: len(ground.told) == 4)
         assert ground.told[2:] == [("not serving", name) for name in NAMES]
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_draining_server_tells_its_clients_and_those_that_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ground = Ground()
+    links: Any = ground.server._links
+    monkeypatch.setattr(links, "_jitter", lambda low, high: high)
+    try:
+        first, second = [await ground.link(client_credential()) for _ in range(2)]
+        await until(lambda: first.names and second.names)
+        ground.server.drain()
+        for link in (first, second):
+            await until(lambda link=link: ServerDraining(spread_seconds(2)) in link.events)  # type: ignore[misc]
+        third = await ground.link(client_credential())
+        await until(lambda: third.names)  # it goes on serving
+        assert ServerDraining(spread_seconds(3)) in third.events
     finally:
         await ground.close()
 
