@@ -33,6 +33,7 @@ class Departure:
         self._visitors: Callable[[], int] = lambda: 0
         self._told: DrainState | None = None
         self._timer: Any = None
+        self._is_stopped = False
         self._over: list[Deferred[None]] = []
 
     def begin(self) -> Deferred[None]:
@@ -49,9 +50,8 @@ class Departure:
 
     def stop(self) -> None:
         """Wait for nobody any more."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._is_stopped = True
+        self._forget_timer()
 
     def status(self) -> dict[str, Any]:
         """Plain values for the operator; nothing while it has not begun."""
@@ -67,8 +67,8 @@ class Departure:
         return LAST_SECONDS + self._finish_seconds
 
     def _withdrawn(self, watch: object, held: bool | None) -> None:
-        if self._draining is None:
-            return  # one of those that are just being told
+        if self._draining is None or self._is_stopped:
+            return  # one of those that are just being told, or it matters no more
         self._draining.answered(watch, held, self._reactor.seconds())
         self._go_on()
 
@@ -85,7 +85,7 @@ class Departure:
         assert drain is not None
         if drain.state is not self._told:
             self._entered(drain)
-        self.stop()
+        self._forget_timer()
         deadline = drain.next_deadline(self._reactor.seconds())
         if deadline is not None:
             self._timer = self._reactor.callLater(max(0.0, deadline - self._reactor.seconds()), self._tick)
@@ -94,6 +94,11 @@ class Departure:
             self._over = []
         for told in over:
             told.callback(None)
+
+    def _forget_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _entered(self, drain: Draining) -> None:
         if drain.state is DrainState.FINISHING:

@@ -84,6 +84,7 @@ class Crowd:
     """Visitors of `name` who try the next of `addresses` when one fails, as browsers do."""
 
     _numbers = itertools.count(1)
+    pause_seconds = _PAUSE_SECONDS
 
     def __init__(
         self, context: ssl.SSLContext, name: str, addresses: Sequence[str], port: int, *, threads: int = 3
@@ -113,7 +114,7 @@ class Crowd:
         return [visit for visit in list(self.visits) if visit.began > when]
 
     def _come(self) -> None:
-        while not self._over.wait(_PAUSE_SECONDS):
+        while not self._over.wait(self.pause_seconds):
             number = next(self._numbers)
             visit = Visit(number, time.monotonic())
             turn = number % len(self._addresses)

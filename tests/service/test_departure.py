@@ -110,10 +110,9 @@ def test_the_only_server_waits_for_its_visitors_up_to_a_limit() -> None:
 def test_it_can_be_stopped_at_any_time() -> None:
     leaving = Leaving()
     watching = leaving.watch()
-    leaving.begin()
-    watching.lose()
-    leaving = Leaving()
     leaving.server.visitors = 1
     leaving.begin()
     leaving.departure.stop()
+    watching.lose()  # as the watches are stopped behind it
     assert not leaving.clock.getDelayedCalls()
+    assert leaving.over == []
