@@ -99,6 +99,13 @@ class ServerLeft:
 
 
 @dataclass(frozen=True, slots=True)
+class CrlBrought:
+    """The other end gave its revocation list, which nobody has examined yet."""
+
+    pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The watch is over; its connection is to be closed."""
 
@@ -106,7 +113,7 @@ class Ended:
     text: str
 
 
-ServerEvent = NameserverGreeted | NamesKnown | NamesForgotten | ServerWithdrawn | Ended
+ServerEvent = NameserverGreeted | NamesKnown | NamesForgotten | ServerWithdrawn | CrlBrought | Ended
 ObserverEvent = (
     ServerGreeted
     | SnapshotTaken
@@ -115,5 +122,6 @@ ObserverEvent = (
     | NameRefused
     | ServerDraining
     | ServerLeft
+    | CrlBrought
     | Ended
 )

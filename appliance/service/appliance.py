@@ -105,7 +105,7 @@ class Nameserving:
             nameserver_id=nameserver_id,
             service_name=service_name,
             identity=lambda: (_made(authority.nameserver), authority.ca),
-            revoked=lambda: authority.revoked,
+            revocations=authority,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
@@ -282,7 +282,9 @@ class Appliance(Service):
         if settings.server is not None:
             boot = os.urandom(BOOT_OCTETS).hex()
             addresses = settings.server.addresses
-            self.watches = Watches(reactor, server_id=own_id, boot=boot, addresses=addresses)
+            self.watches = Watches(
+                reactor, server_id=own_id, boot=boot, addresses=addresses, revocations=self.authority
+            )
             self.server = _server(
                 reactor, settings.server, self.authority, self.watches, boot=boot, service_name=service_name
             )
@@ -536,6 +538,7 @@ def _server(
         default_name=settings.default_name,
         identity=lambda: (_made(authority.server), authority.ca),
         examine=authority.examine,
+        revocations=authority,
         known=watches.may_be_known,
         known_as=watches.known.known_as,
         watch_for=watches.protocol_for,

@@ -13,6 +13,8 @@ from appliance.service.server.tunnelserver import TunnelServer
 from appliance.service.server.watches import Watches
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.server.test_watches import Watching
+from tests.tunnel.authority import CA
+from tests.tunnel.lists import KeptList
 
 
 class Server:
@@ -33,7 +35,13 @@ class Leaving:
     def __init__(self, *, finish_seconds: float = 30) -> None:
         self.clock = Clock()
         self.server = Server()
-        self.watches = Watches(self.clock, server_id="s1", boot="b1", addresses=[ServerAddress("192.0.2.1")])
+        self.watches = Watches(
+            self.clock,
+            server_id="s1",
+            boot="b1",
+            addresses=[ServerAddress("192.0.2.1")],
+            revocations=KeptList(CA),
+        )
         server = cast(TunnelServer, self.server)
         self.departure = Departure(self.clock, self.watches, server, finish_seconds=finish_seconds)
         self.over: list[float] = []

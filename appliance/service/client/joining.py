@@ -20,12 +20,14 @@ from appliance.service.client.instance import Instance
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
+from appliance.service.client.revoked import Revoked
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
 
@@ -64,8 +66,10 @@ class TunnelClient(service.Service):
         self._wall = wall
         self._jitter = jitter
         self._credential = read_credential(invitation.credential_pem)
+        ca = read_certificate(invitation.ca_pem)
+        self._revoked = Revoked(settings.state, ca, self._revoke)
         self._tls = ClientTls(
-            invitation.service_name, read_certificate(invitation.ca_pem), self._credential, wall
+            invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
         )
         self.origins = Origins(settings, invitation.names, reactor)
         nameserver = settings.resolver
@@ -99,8 +103,15 @@ class TunnelClient(service.Service):
         self._instance = Instance(self._settings.state)
         if self._instance.trouble:
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
+        self._revoked.open()
         self._client = Client(
-            self._reactor, visits, self._tls, self._instance.id, self.origins.offers(), self._jitter
+            self._reactor,
+            visits,
+            self._tls,
+            self._instance.id,
+            self.origins.offers(),
+            self._jitter,
+            self._revoked,
         )
         self._warn_of_expiry()
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
@@ -181,6 +192,13 @@ class TunnelClient(service.Service):
         return dict(self._links)
 
     # Which servers
+
+    def _revoke(self, revoked: RevocationList) -> None:
+        """A newer list has come: leave the servers that it names, and give it to the others."""
+        assert self._client is not None
+        for link in list(self._links.values()):
+            link.revoke(revoked)
+        self._client.visits.cut(revoked.serials)
 
     def _found(self, servers: tuple[ServerAddress, ...]) -> None:
         self._joiner.found(servers, self._reactor.seconds())

@@ -129,7 +129,9 @@ class Watcher(Service):
             self._local.stop()
 
     def revoke(self, revoked: RevocationList) -> None:
-        """End the watches of every server whose certificate is on the list, and take it out."""
+        """End the watches of every server whose certificate is on the list, and take it out; give the list to
+        the others.
+        """
         for place in self._places:
             place.revoke(revoked)
 
@@ -237,6 +239,8 @@ class _Place:
             self._revoked()
             if self.watch is not None:
                 self.watch.examine_again()
+        elif self.watch is not None:
+            self.watch.give(revoked)
 
     def status(self) -> dict[str, Any]:
         """Plain values for the operator."""

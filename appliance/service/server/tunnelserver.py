@@ -25,7 +25,7 @@ from appliance.service.server.visitors import Visitors
 from appliance.service.server.waitingline import WaitingLine
 from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import Credential, Peer, Role
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import RevocationList, Revocations
 from appliance.tunnel.routes import Routes
 
 
@@ -47,12 +47,14 @@ class TunnelServer(Service):
         examine: Callable[[Any, Role, datetime], Peer],
         known: Callable[[str], bool],
         known_as: Callable[[str], str | None],
+        revocations: Revocations,
         watch_for: Callable[[Peer], IProtocol],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
     ) -> None:
         """``identity()`` gives the server's credential and the CA, when the service starts; ``examine``
-        judges a peer; ``known`` and ``known_as`` tell whether, and as what, a host was ever served;
+        judges a peer, ``revocations`` keeps the list of those who are no peers any more; ``known`` and
+        ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
         ``not_serving(name)`` tell of a name's first and last session.
         """
@@ -89,6 +91,7 @@ class TunnelServer(Service):
             not_serving=not_serving,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
+            revocations=revocations,
         )
         self._lanes = Lanes(self._readiness, reactor, self._links.sessions)
         self._entry = Entry(
@@ -168,7 +171,7 @@ class TunnelServer(Service):
         return left
 
     def revoke(self, revoked: RevocationList) -> None:
-        """End what the list forbids."""
+        """End what the list forbids, and give it to the others."""
         self._links.revoke(revoked)
 
     def status(self) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.fleet.events import (
+    CrlBrought,
     Ended,
     NameserverGreeted,
     NamesForgotten,
@@ -36,7 +37,7 @@ from appliance.fleet.watch import WatchedServer
 from appliance.service.fewlines import FewLines
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lines import MessageError
 
@@ -64,6 +65,7 @@ class Watches(Service):
         server_id: str,
         boot: str,
         addresses: Iterable[ServerAddress],
+        revocations: Revocations,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.known = KnownNames()
@@ -71,6 +73,7 @@ class Watches(Service):
         self.server_id = server_id
         self._boot = boot
         self.addresses = tuple(addresses)
+        self.revocations = revocations
         self._wall = wall
         self._complaints = FewLines(reactor, self._log)
         self._serving: dict[str, Certificate] = {}
@@ -131,10 +134,12 @@ class Watches(Service):
         return [*self._open, *local]
 
     def revoke(self, revoked: RevocationList) -> None:
-        """End the watches of every nameserver whose certificate is on the list."""
+        """End the watches of every nameserver whose certificate is on the list; give it to the others."""
         for watch in list(self._open):
             if watch.peer.serial in revoked.serials:
                 watch.dismiss("revoked", "the nameserver's certificate was revoked")
+            else:
+                watch.give(revoked)
 
     def stopService(self) -> None:
         """Tell every nameserver that this server leaves."""
@@ -158,6 +163,7 @@ class Watches(Service):
             self.reactor.seconds(),
             self._serving,
             draining=self._withdrawn is not None,
+            crl=self.revocations.revoked.number,
         )
 
     def opened(self, watch: _Watch) -> None:
@@ -180,7 +186,7 @@ class Watches(Service):
         """
         for event in events:
             match event:
-                case NameserverGreeted():
+                case NameserverGreeted() | CrlBrought():
                     pass
                 case NamesKnown(names, complete):
                     if len(saying.names) + len(names) > MAX_KNOWN_OF_NAMESERVER:
@@ -292,6 +298,12 @@ class _Watch(WatchWire):
             self.machine.leave()
             self.end()
 
+    def give(self, revoked: RevocationList) -> None:
+        """Give the nameserver this revocation list, unless it has one as new."""
+        if self.machine is not None:
+            self.machine.give(revoked)
+            self.flush()
+
     def dismiss(self, reason: str, text: str) -> None:
         """End this watch, in words."""
         self._why = text
@@ -301,6 +313,16 @@ class _Watch(WatchWire):
             self.end()
 
     def _events(self, events: list[ServerEvent]) -> None:
+        for event in events:
+            if isinstance(event, NameserverGreeted):
+                self.give(self._watches.revocations.revoked)
+            elif isinstance(event, CrlBrought):
+                try:
+                    self._watches.revocations.take(event.pem)
+                except CrlRefused as error:
+                    self.dismiss("protocol", str(error))
+        if self.machine is None:
+            return  # dismissed, perhaps by the very list that it brought
         if not self._watches.told(self, self.peer.id, self._told, events):
             self.dismiss("too_many_names", f"more than {MAX_KNOWN_OF_NAMESERVER} known names")
         elif isinstance(events[-1], Ended):

@@ -26,9 +26,11 @@ from appliance.tunnel.discovery import ServerAddress, write_txt
 from appliance.tunnel.lane import Status
 from appliance.tunnel.messages import Goodbye, Lines
 from appliance.tunnel.proxyheader import Kind, read_proxy_header
-from appliance.tunnel.session import ClientDraining
-from tests.service.client.fake_server import NOW, FakeServer, invitation, issued, until, visitor
+from appliance.tunnel.session import ClientDraining, CrlBrought
+from tests.service.client.fake_server import CA, NOW, FakeServer, invitation, issued, until, visitor
 from tests.service.client.test_resolver import FakeNameserver, txt
+from tests.tunnel.authority import OTHER_CA
+from tests.tunnel.lists import revoking
 
 reactor: Any = _reactor
 """Shadows nothing: the tests below need the real one, for they use real sockets."""
@@ -272,6 +274,52 @@ async def test_a_drain_of_nobody_is_over_at_once_and_one_of_somebody_has_a_limit
     await until(reactor, lambda: world.origin.connections)
     other.drain().addCallback(over.append)
     await until(reactor, lambda: len(over) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revoked_server_is_left_with_its_visitors_and_refused_for_ever(world: World) -> None:
+    stolen, other = world.server("s1"), world.server("s2")
+    addresses = [stolen.listen(), other.listen()]
+    client = world.client(*addresses)
+    link, second = [await joined(server) for server in (stolen, other)]
+    lane = link.lanes[0]
+    lane.take(link, visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    world.origin.connections[0].send(b"ServerHello")
+    await until(reactor, lambda: lane.answer)
+    revoked = revoking(CA, [stolen.credential.certificate.serial_number], 3, NOW)
+    second.session.give(revoked)
+    second.send()
+    await until(reactor, lambda: link.ended and lane.ended and world.origin.connections[0].ended)
+    assert client.joined == [addresses[1]]
+    await until(reactor, lambda: world.log.holding("cannot join", "was revoked"))
+    assert (world.state / "revoked.pem").read_bytes() == revoked.pem
+    await maybeDeferred(client.stopService)
+    connections, links = stolen.connections, len(stolen.links)
+    world.client(*addresses)  # it remembers
+    await until(reactor, lambda: stolen.connections > connections)
+    await until(reactor, lambda: len(other.links) == 2)
+    assert len(stolen.links) == links
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_goes_from_one_server_to_the_others(world: World) -> None:
+    servers = [world.server(f"s{number}") for number in range(2)]
+    client = world.client(*(server.listen() for server in servers))
+    first, second = [await joined(server) for server in servers]
+    revoked = revoking(CA, [1, 2], 5, NOW)
+    first.session.give(revoked)
+    first.send()
+    await until(reactor, lambda: CrlBrought(revoked.pem) in second.events)
+    assert CrlBrought(revoked.pem) not in first.events
+    second.cut()
+    await until(reactor, lambda: len(servers[1].links) == 2)
+    await until(reactor, lambda: CrlBrought(revoked.pem) in servers[1].links[1].events)
+    assert len(client.joined) == 2
+    first.session.give(revoking(OTHER_CA, [1], 6, NOW))
+    first.send()
+    await until(reactor, lambda: first.ended)
+    assert world.log.holding("left server s0", "not signed by this CA")
 
 
 @pytest_twisted.ensureDeferred
