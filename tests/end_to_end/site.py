@@ -39,6 +39,8 @@ class Appliance:
     `server`) a nameserver only.
     """
 
+    twistd: Sequence[str | Path] = (BIN / "twistd",)
+
     def __init__(
         self,
         directory: Path,
@@ -89,7 +91,7 @@ class Appliance:
         """Start it, and wait until it says that it is ready."""
         self._starts += 1
         self.process = Process(
-            [BIN / "twistd", "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
+            [*self.twistd, "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
         )
