@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import socket
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
 from twisted.scripts.twistd import run
 
-from appliance.service.server.waitingline import WaitingLine
+from appliance.tunnel.herd import Turnstile
 
 
 def count_into(path: str) -> None:
     began = open(path, "a", buffering=1)  # noqa: SIM115 - as long as the process
-    line: Any = WaitingLine
-    make: Callable[..., None] = line.__init__
+    turnstile: Any = Turnstile
+    passed = turnstile.passed
 
-    def made(self: Any, clock: Any, readiness: Any, adopt: Callable[[socket.socket, bytes], None]) -> None:
-        def adopted(sock: socket.socket, octets: bytes) -> None:
-            began.write(f"{time.monotonic()}\n")
-            adopt(sock, octets)
+    def counted(self: Turnstile, now: float) -> None:
+        began.write(f"{now}\n")
+        passed(self, now)
 
-        make(self, clock, readiness, adopted)
-
-    line.__init__ = made
+    turnstile.passed = counted
 
 
 if __name__ == "__main__":

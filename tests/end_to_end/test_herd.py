@@ -82,7 +82,7 @@ def p99(seconds: list[float]) -> float:
 
 
 def most_in_a_window(times: list[float]) -> int:
-    return max(sum(1 for at in times if first <= at < first + WINDOW_SECONDS - 1e-3) for first in times)
+    return max(sum(1 for at in times if first <= at < first + WINDOW_SECONDS - 1e-6) for first in times)
 
 
 def come_back(herd: Herd, end: signal.Signals) -> tuple[float, int, list[float]]:

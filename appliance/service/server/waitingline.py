@@ -56,13 +56,15 @@ class WaitingLine:
 
     def _go_on(self) -> None:
         self._next = None
-        now = self._clock.seconds()
-        while self._waiting and self._turnstile.opens_at(now) <= now:
-            sock = next(iter(self._waiting))
+        while self._waiting:
+            now = self._clock.seconds()  # a handshake's beginning takes a while itself
+            opens_at = self._turnstile.opens_at(now)
+            if opens_at > now:
+                self._next = self._clock.callLater(opens_at - now, self._go_on)
+                return
             self._turnstile.passed(now)
+            sock = next(iter(self._waiting))
             self._adopt(sock, self._waiting.pop(sock))
-        if self._waiting:
-            self._next = self._clock.callLater(self._turnstile.opens_at(now) - now, self._go_on)
 
     def _ready(self, sock: socket.socket, events: int) -> None:
         """Who leaves the line takes nobody's turn."""
