@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dns.exception
@@ -40,6 +40,7 @@ class Appliance:
     """
 
     twistd: Sequence[str | Path] = (BIN / "twistd",)
+    env: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -94,6 +95,7 @@ class Appliance:
             [*self.twistd, "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
+            env=self.env,
         )
         if waits:
             self.process.says("ready", seconds)
@@ -144,6 +146,8 @@ class Appliance:
 class Client:
     """One tunnel client."""
 
+    env: Mapping[str, str] = {}
+
     def __init__(self, directory: Path, invitation: Path, nameserver: Appliance, *options: str) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
@@ -167,7 +171,7 @@ class Client:
         """Start it, and wait until it has joined each of these servers (ids)."""
         self._starts += 1
         log = self.directory / f"log.{self._starts}"
-        self.process = Process(self._arguments, log, cwd=self.directory)
+        self.process = Process(self._arguments, log, cwd=self.directory, env=self.env)
         for server in joins:
             self.process.says(f"joined server {server} ")
         return self.process

@@ -22,7 +22,7 @@ from appliance.addresses import Listen, Origin
 from appliance.service.client.joining import TunnelClient
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import make_authority
-from appliance.tunnel.discovery import ServerAddress, write_txt
+from appliance.tunnel.discovery import MAX_SERVERS, ServerAddress, write_txt
 from appliance.tunnel.lane import Status
 from appliance.tunnel.messages import Goodbye, Lines
 from appliance.tunnel.proxyheader import Kind, read_proxy_header
@@ -336,6 +336,52 @@ async def test_a_live_link_stays_when_the_dns_forgets_its_server(world: World) -
     await joined(first)
     assert address in client.joined
     assert len(world.nameserver.asked) >= 2
+
+
+def look_up_anew(client: TunnelClient) -> None:
+    client._resolver.stopService()
+    client._resolver.startService()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(txt(name="example.com"), id="empty"),
+        pytest.param(txt("r=superprotocol;ip=0.0.0.0", "v=spf1 -all", name="example.com"), id="forged"),
+        pytest.param(lambda query, tcp: None, id="nothing"),
+        pytest.param(lambda query, tcp: b"\x00" * 12, id="garbage"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_that_the_dns_says_takes_a_joined_server_away(world: World, answer: Any) -> None:
+    server, other = world.server(), world.server("s2")
+    address = server.listen()
+    client = world.client(address)
+    link = await joined(server)
+    world.nameserver.answer = answer
+    asked = len(world.nameserver.asked)
+    look_up_anew(client)
+    await until(reactor, lambda: len(world.nameserver.asked) > asked)
+    await deferLater(reactor, 0.05)
+    assert client.joined == [address]
+    world.discovers(other.listen())  # and what it says next is believed
+    look_up_anew(client)
+    await joined(other)
+    assert not link.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_of_more_than_64_servers_costs_a_bounded_number_of_dials(world: World) -> None:
+    server = world.server()
+    address = server.listen()
+    client = world.client(address)
+    link = await joined(server)
+    world.discovers(*(ServerAddress(f"127.0.{number}.1", 1) for number in range(1, 100)))
+    look_up_anew(client)
+    await until(reactor, lambda: len(client.links) > 1)
+    assert len(client.links) == MAX_SERVERS
+    assert client.joined == [address]
+    assert not link.ended
 
 
 @pytest_twisted.ensureDeferred
