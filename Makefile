@@ -14,10 +14,10 @@ DNS_PORT ?= 5354
 TLS_PORT ?= 8443
 HTTP_PORT ?= 8080
 PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl dnsperf \
-  nghttp2-client haproxy libnss3-tools pebble lego certbot python3-certbot-dns-rfc2136 zonemaster-cli dnsviz \
-  pdns-server pdns-backend-bind
-PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h2load haproxy certutil dnsperf \
-  pebble lego certbot zonemaster-cli dnsviz pdns_server
+  nghttp2-client haproxy faketime libnss3-tools pebble lego certbot python3-certbot-dns-rfc2136 zonemaster-cli \
+  dnsviz pdns-server pdns-backend-bind
+PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h2load haproxy faketime certutil \
+  dnsperf pebble lego certbot zonemaster-cli dnsviz pdns_server
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
 .PHONY: run test prove bench-dns measure check docs packages clean

@@ -194,6 +194,14 @@ def reload(where: Any) -> None:
 
 
 @main.command()
+@click.pass_obj
+def drain(where: Any) -> None:
+    """Leave the DNS, let visitors finish, and exit, as at SIGTERM; `status` says how far it is."""
+    seconds = _ask(where, "drain")["seconds"]
+    click.echo(f"draining: it exits when its visitors are gone, after {seconds:.0f} s at most")
+
+
+@main.command()
 @click.argument("name")
 @click.pass_obj
 def forget(where: Any, name: str) -> None:

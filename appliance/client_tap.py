@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from appliance.service.client.joining import TunnelClient
+from appliance.service.ending import Ending
 from appliance.settings import CLIENT_OPTIONS, ClientSettings, read_client
 from appliance.settingsfile import SettingsRefused
 from appliance.tunnel.certificates import CredentialRefused
@@ -95,6 +96,7 @@ def makeService(options: Options) -> service.IService:
     whole = service.MultiService()
     client.setServiceParent(whole)  # type: ignore[no-untyped-call]
     Signals(reactor).setServiceParent(whole)  # type: ignore[no-untyped-call]
+    Ending(reactor, client.drain).setServiceParent(whole)  # type: ignore[no-untyped-call]
     return whole
 
 

@@ -61,6 +61,9 @@ MAX_NSID_OCTETS = 128
 MAX_SERIAL_INDEX = 7
 """The low three bits of a serial are the nameserver's index."""
 CERTIFICATE_DAYS_DEFAULT = 365
+DRAIN_SECONDS_DEFAULT = 30
+"""cloudflared's grace-period. (Envoy drains for 600 s, Pomerium has it do so for 60.)"""
+MAX_DRAIN_SECONDS = 86400
 
 T = TypeVar("T")
 
@@ -206,6 +209,12 @@ class ServerSettings:
         "the port of the first public address",
         default=0,
     )
+    drain_seconds: int = _doc(
+        "How long its visitors may go on when the server leaves (SIGTERM, or the command `drain`), once the"
+        " caches have forgotten it.",
+        "`30`",
+        default=DRAIN_SECONDS_DEFAULT,
+    )
 
 
 @attrs.frozen
@@ -270,6 +279,11 @@ class ClientSettings:
         "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
         "`false`",
         default=False,
+    )
+    drain_seconds: int = _doc(
+        "How long its visitors may go on when the client ends (SIGTERM).",
+        "`30`",
+        default=DRAIN_SECONDS_DEFAULT,
     )
     names: Mapping[str, NameSettings] = attrs.field(factory=dict)
 
@@ -363,6 +377,7 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
     )
     if not settings.invitation.exists():
         errors.append(file.error(("invitation",), f"{settings.invitation} does not exist"))
+    _check_drain(file, ("drain_seconds",), settings.drain_seconds, errors)
     for key, name in _served(settings):
         if name.tls_origin is None and name.http_origin is None:
             errors.append(
@@ -537,6 +552,7 @@ def _server(
     default_name = settings.default_name
     if default_name is not None:
         default_name = _name(file, ("server", "default_name"), default_name, errors)
+    _check_drain(file, ("server", "drain_seconds"), settings.drain_seconds, errors)
     if not 0 <= settings.https_port <= 65535:
         errors.append(file.error(("server", "https_port"), "must be 1 to 65535"))
     return attrs.evolve(
@@ -611,6 +627,11 @@ def _name(file: SettingsFile, key: tuple[str, ...], text: str, errors: list[str]
     except BadHostName as error:
         errors.append(file.error(key, str(error)))
         return text
+
+
+def _check_drain(file: SettingsFile, key: tuple[str, ...], seconds: int, errors: list[str]) -> None:
+    if not 0 <= seconds <= MAX_DRAIN_SECONDS:
+        errors.append(file.error(key, f"must be 0 to {MAX_DRAIN_SECONDS} seconds"))
 
 
 # A client's names

@@ -22,6 +22,7 @@ from twisted.logger import Logger
 from twisted.python import usage
 
 from appliance.service.appliance import REFUSALS, Appliance
+from appliance.service.ending import Ending
 from appliance.service.ports import CannotListen, bind_tcp, bind_udp
 from appliance.settings import ApplianceSettings, SettingsRefused, read_appliance
 
@@ -98,6 +99,9 @@ def makeService(options: Options) -> service.IService:
     whole = Whole(is_daemon=is_daemon)
     appliance.setServiceParent(whole)  # type: ignore[no-untyped-call]
     Signals(reactor, appliance.reload).setServiceParent(whole)  # type: ignore[no-untyped-call]
+    ending = Ending(reactor, appliance.drain)
+    ending.setServiceParent(whole)  # type: ignore[no-untyped-call]
+    appliance.asked_to_drain = ending.begin
     return whole
 
 

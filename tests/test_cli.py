@@ -177,6 +177,12 @@ def test_reload(appliance: Callable[[Any], list[Any]]) -> None:
     assert (result.exit_code, result.stderr) == (1, "z:1: bad\n")
 
 
+def test_drain(appliance: Callable[[Any], list[Any]]) -> None:
+    requests = appliance({"result": {"seconds": 50.0}})
+    assert run("drain").stdout == "draining: it exits when its visitors are gone, after 50 s at most\n"
+    assert requests == [{"command": "drain"}]
+
+
 def test_forget(appliance: Callable[[Any], list[Any]]) -> None:
     requests = appliance({"result": {"name": "a.test"}})
     assert run("forget", "A.test").stdout == "forgot a.test\n"

@@ -23,6 +23,7 @@ from appliance import client_tap
 from appliance.addresses import Listen, Origin
 from appliance.client_tap import EXIT_SETTINGS, Options, Signals, makeService, read
 from appliance.service.client.joining import TunnelClient
+from appliance.service.ending import Ending
 from appliance.settingsfile import SettingsRefused
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.client.fake_server import invitation
@@ -128,7 +129,7 @@ def test_the_service_is_made_and_nothing_is_opened(monkeypatch: pytest.MonkeyPat
     made = makeService(parsed("--invitation", "invitation.toml", "--tls-origin", "127.0.0.1:1"))
     assert reactor.seconds is time.monotonic
     parts = list(service.IServiceCollection(made))
-    assert [type(part) for part in parts] == [TunnelClient, Signals]
+    assert [type(part) for part in parts] == [TunnelClient, Signals, Ending]
     assert not Path("client-state").exists()
 
 

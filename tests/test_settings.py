@@ -357,6 +357,12 @@ def test_errors_of_a_client(invitation: str) -> None:
     assert 'c.toml:6: names.w.http: must be "redirect" or "serve", not "never"' in text
 
 
+def test_how_long_a_drain_may_take(invitation: str) -> None:
+    assert client("drain_seconds = 0\n", invitation=invitation, tls_origin="h:1").drain_seconds == 0
+    (error,) = client_refused("drain_seconds = -1\n", invitation=invitation, tls_origin="h:1")
+    assert error == "c.toml:1: drain_seconds: must be 0 to 86400 seconds"
+
+
 def test_a_client_without_origin(invitation: str) -> None:
     (error,) = client_refused(invitation=invitation)
     assert "no origin: give --tls-origin or --http-origin" in error

@@ -41,6 +41,13 @@ class NamesForgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerWithdrawn:
+    """At a server: the nameserver has taken it out, as it drains; or not (`held`), for there is no other."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ServerGreeted:
     """At a nameserver: the tunnel server said who it is and which start of it this is."""
 
@@ -82,8 +89,20 @@ class NameRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerDraining:
+    """At a nameserver: the server has begun to drain; it will leave, and serves until then."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServerLeft:
     """At a nameserver: the server goes away on purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class CrlBrought:
+    """The other end gave its revocation list, which nobody has examined yet."""
+
+    pem: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +113,15 @@ class Ended:
     text: str
 
 
-ServerEvent = NameserverGreeted | NamesKnown | NamesForgotten | Ended
+ServerEvent = NameserverGreeted | NamesKnown | NamesForgotten | ServerWithdrawn | CrlBrought | Ended
 ObserverEvent = (
-    ServerGreeted | SnapshotTaken | ServingStarted | ServingStopped | NameRefused | ServerLeft | Ended
+    ServerGreeted
+    | SnapshotTaken
+    | ServingStarted
+    | ServingStopped
+    | NameRefused
+    | ServerDraining
+    | ServerLeft
+    | CrlBrought
+    | Ended
 )

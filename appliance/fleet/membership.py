@@ -2,12 +2,14 @@
 
 Hides the rule (gdnsd's, whose default share is the same half): what is *proved* dead goes out at once, what
 is merely *silent* only while at least half of the known servers remain, and nothing that looks dead ever
-empties the set. A name's addresses are those of the servers where it has a session; all of them where it has
-none.
+empties the set. What *drains* goes out at once as well, and stays while nobody else is heard. A name's
+addresses are those of the servers where it has a session, of draining ones only if it has none at others; all
+of them where it has none.
 
 What is kept is per address, as each address has a watch of its own; what is counted is servers. A server is
 *known* once one of its addresses was verified and published, until it has left, is removed, or has been
-silent or dead for more than an hour while others were heard. `now` is monotonic seconds.
+silent or dead for more than an hour while others were heard; one that drains is about to leave, and no longer
+counts. `now` is monotonic seconds.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from itertools import chain
 
 from appliance.tunnel.discovery import ServerAddress
 
@@ -28,6 +31,8 @@ class Standing(enum.Enum):
     RESTORED = "restored"
     """Published before a restart and not yet asked again: the first answer is the last one."""
     UP = "up"
+    DRAINING = "draining"
+    """Alive, and said that it will leave: for ever, for this boot."""
     SILENT = "silent"
     DEAD = "dead"
     LEFT = "left"
@@ -78,11 +83,17 @@ class _Names(Mapping[str, tuple[ServerAddress, ...]]):
     """Where each name has a session, found when it is asked: most publications ask for a few names.
 
     Equal sets are one tuple, so that 10,000 names on three servers are a handful of them. An address with
-    None was not asked yet, and may have sessions of every name, as it had before the restart.
+    None was not asked yet, and may have sessions of every name, as it had before the restart. `otherwise` are
+    those of the names that have none at these.
     """
 
-    def __init__(self, serving: Sequence[tuple[ServerAddress, Set[str] | None]]) -> None:
+    def __init__(
+        self,
+        serving: Sequence[tuple[ServerAddress, Set[str] | None]],
+        otherwise: Mapping[str, tuple[ServerAddress, ...]] | None = None,
+    ) -> None:
         self._serving = serving
+        self._otherwise = {} if otherwise is None else otherwise
         self._found: dict[int, tuple[ServerAddress, ...]] = {}
 
     def __getitem__(self, name: str) -> tuple[ServerAddress, ...]:
@@ -90,7 +101,7 @@ class _Names(Mapping[str, tuple[ServerAddress, ...]]):
         for _, names in self._serving:
             which = which << 1 | (names is not None and name in names)
         if not which:
-            raise KeyError(name)
+            return self._otherwise[name]
         found = self._found.get(which)
         if found is None:
             found = self._found[which] = tuple(
@@ -99,10 +110,11 @@ class _Names(Mapping[str, tuple[ServerAddress, ...]]):
         return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(name for _, names in self._serving for name in names or ()))
+        served = (name for _, names in self._serving for name in names or ())
+        return iter(dict.fromkeys(chain(served, self._otherwise)))
 
     def __len__(self) -> int:
-        return len(set().union(*(names or () for _, names in self._serving)))
+        return len(set().union(self._otherwise, *(names or () for _, names in self._serving)))
 
 
 class Membership:
@@ -125,9 +137,12 @@ class Membership:
                 if entry.standing is Standing.SILENT:
                     entry.since = now
         before = self._entries.get(address)
-        same = before is not None and before.boot == boot and before.standing is Standing.UP
+        standing = Standing.UP
+        if before is not None and before.boot == boot and before.standing is Standing.DRAINING:
+            standing = Standing.DRAINING
+        same = before is not None and before.boot == boot and before.standing is standing
         since = before.since if same and before is not None else now
-        self._entries[address] = _Entry(server_id, boot, Standing.UP, since, set(names))
+        self._entries[address] = _Entry(server_id, boot, standing, since, set(names))
 
     def serving(self, address: ServerAddress, boot: str, name: str) -> None:
         """A name has a session at this boot of this server."""
@@ -149,10 +164,22 @@ class Membership:
             entry.names = set()
 
     def silent(self, address: ServerAddress, boot: str, now: float) -> None:
-        """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off."""
+        """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off.
+
+        One that drained has left.
+        """
         entry = self._of_boot(address, boot)
-        if entry is not None and entry.standing in _HEARD:
+        if entry is not None and entry.standing is Standing.DRAINING:
+            self.left(entry.server_id, boot, now)
+        elif entry is not None and entry.standing in _HEARD:
             self._stands(entry, Standing.SILENT, now)
+
+    def draining(self, server_id: str, boot: str, now: float) -> None:
+        """This boot said that it will leave; it goes on serving until then."""
+        for entry in self._entries.values():
+            is_it = entry.server_id == server_id and entry.boot == boot
+            if is_it and entry.standing not in (Standing.DRAINING, *_GONE):
+                self._stands(entry, Standing.DRAINING, now)
 
     def left(self, server_id: str, boot: str, now: float) -> None:
         """This boot said that it goes away."""
@@ -199,18 +226,26 @@ class Membership:
 
     def published(self) -> Published:
         """What follows now."""
-        held = self._held()
-        chosen = sorted({at for at, entry in self._entries.items() if entry.standing in _HEARD} | held)
-        names = _Names([(address, self._entries[address].names) for address in chosen])
+        heard, leaving = self._of_standing(*_HEARD), self._of_standing(Standing.DRAINING)
+        if not heard:
+            heard, leaving = leaving, heard  # they live
+        held = self._held(heard)
+        chosen = sorted(heard | held)
+        names = _Names(self._names_at(chosen), _Names(self._names_at(sorted(leaving))) if leaving else None)
         return Published(tuple(chosen), names, tuple(sorted(held)))
 
-    def _held(self) -> set[ServerAddress]:
-        silent = {at for at, entry in self._entries.items() if entry.standing is Standing.SILENT}
-        remaining = len(self._servers(_HEARD))
-        if silent and (2 * remaining < len(self._servers(_KNOWN))):
+    def _names_at(self, addresses: Iterable[ServerAddress]) -> list[tuple[ServerAddress, Set[str] | None]]:
+        return [(address, self._entries[address].names) for address in addresses]
+
+    def _of_standing(self, *standings: Standing) -> set[ServerAddress]:
+        return {at for at, entry in self._entries.items() if entry.standing in standings}
+
+    def _held(self, heard: Set[ServerAddress]) -> set[ServerAddress]:
+        silent = self._of_standing(Standing.SILENT)
+        if silent and (2 * len(self._servers(_HEARD)) < len(self._servers(_KNOWN))):
             return silent
-        gone = [at for at, entry in self._entries.items() if entry.standing in _GONE]
-        if remaining or not gone:
+        gone = self._of_standing(*_GONE)
+        if heard or not gone:
             return set()
         return {max(gone, key=lambda at: (self._entries[at].since, at))}  # the last one that went
 
@@ -231,4 +266,5 @@ class Membership:
 
     @staticmethod
     def _forgotten_at(entry: _Entry) -> float:
-        return float("inf") if entry.standing in _HEARD else entry.since + FORGET_SECONDS
+        is_heard = entry.standing in (*_HEARD, Standing.DRAINING)
+        return float("inf") if is_heard else entry.since + FORGET_SECONDS

@@ -13,6 +13,8 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.tunnel.crl import MAX_CRL_NUMBER
+from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.discovery import BadServerAddress, read_address
 from appliance.tunnel.lines import (
     LineReader,
@@ -58,26 +60,29 @@ def _address(value: object) -> str:
 _ID = word("[a-z0-9._-]{1,63}")
 _TOKEN = word("[!-~]{1,64}")
 _FINGERPRINT = hexadecimal(64)
+_CRL = whole(0, MAX_CRL_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerHello:
     """Server: the first message. `boot` is new at each start; `addresses` are the public ones, as `host:port`
-    or `[v6]:port`.
+    or `[v6]:port`; `crl` is the number of the revocation list that it holds.
     """
 
     version: Annotated[int, whole(1, 65535)]
     id: Annotated[str, _ID]
     boot: Annotated[str, _TOKEN]
     addresses: Annotated[tuple[str, ...], several(_address, MAX_ADDRESSES)]
+    crl: Annotated[int | None, _CRL] = None
 
 
 @dataclass(frozen=True, slots=True)
 class NameserverHello:
-    """Nameserver: the first message."""
+    """Nameserver: the first message. `crl` as in the server's."""
 
     version: Annotated[int, whole(1, 65535)]
     id: Annotated[str, _ID]
+    crl: Annotated[int | None, _CRL] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,11 @@ class NotServing:
 @dataclass(frozen=True, slots=True)
 class SnapshotEnded:
     """Server: every name that had a session when the watch began has been said; only changes follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draining:
+    """Server: it will leave, and serves until then. Once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +154,16 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Nameserver: the answer to draining, once what follows is published.
+
+    `held`: the server is published all the same, for there is no other.
+    """
+
+    held: Annotated[bool, flag]
+
+
+@dataclass(frozen=True, slots=True)
 class Ping:
     """Either: answer with the same nonce. A kernel acknowledges octets for a process that is stopped."""
 
@@ -158,9 +178,19 @@ class Pong:
 
 
 FromServer = (
-    ServerHello | Certificate | Serving | NotServing | SnapshotEnded | Leaving | Goodbye | Ping | Pong
+    ServerHello
+    | Certificate
+    | Serving
+    | NotServing
+    | SnapshotEnded
+    | Crl
+    | Draining
+    | Leaving
+    | Goodbye
+    | Ping
+    | Pong
 )
-FromNameserver = NameserverHello | Known | Forgotten | Ping | Pong
+FromNameserver = NameserverHello | Known | Forgotten | Withdrawn | Crl | Ping | Pong
 Message = FromServer | FromNameserver
 
 BY_SERVER: Vocabulary[FromServer] = Vocabulary(
@@ -170,6 +200,8 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
         "serving": Serving,
         "not_serving": NotServing,
         "snapshot_ended": SnapshotEnded,
+        "crl": Crl,
+        "draining": Draining,
         "leaving": Leaving,
         "goodbye": Goodbye,
         "ping": Ping,
@@ -177,7 +209,15 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
     }
 )
 BY_NAMESERVER: Vocabulary[FromNameserver] = Vocabulary(
-    {"hello": NameserverHello, "known": Known, "forgotten": Forgotten, "ping": Ping, "pong": Pong}
+    {
+        "hello": NameserverHello,
+        "known": Known,
+        "forgotten": Forgotten,
+        "withdrawn": Withdrawn,
+        "crl": Crl,
+        "ping": Ping,
+        "pong": Pong,
+    }
 )
 
 

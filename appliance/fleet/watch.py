@@ -16,15 +16,18 @@ from typing import Generic, TypeVar
 from cryptography import x509
 
 from appliance.fleet.events import (
+    CrlBrought,
     Ended,
     NameRefused,
     NameserverGreeted,
     NamesForgotten,
     NamesKnown,
     ObserverEvent,
+    ServerDraining,
     ServerEvent,
     ServerGreeted,
     ServerLeft,
+    ServerWithdrawn,
     ServingStarted,
     ServingStopped,
     SnapshotTaken,
@@ -36,6 +39,7 @@ from appliance.fleet.messages import (
     MAX_NAMES_IN_MESSAGE,
     VERSION,
     Certificate,
+    Draining,
     Forgotten,
     FromNameserver,
     FromServer,
@@ -52,6 +56,7 @@ from appliance.fleet.messages import (
     ServerLines,
     Serving,
     SnapshotEnded,
+    Withdrawn,
     fingerprint_of,
 )
 from appliance.fleet.pulse import Pulse
@@ -62,6 +67,8 @@ from appliance.tunnel.certificates import (
     grants,
     read_certificate,
 )
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.discovery import ServerAddress, read_address
 from appliance.tunnel.lines import LineReader, MessageError, Vocabulary
 
@@ -87,6 +94,8 @@ _AT_SERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.GREETING, NameserverHello): WatchState.WATCHING,
     (WatchState.WATCHING, Known): WatchState.WATCHING,
     (WatchState.WATCHING, Forgotten): WatchState.WATCHING,
+    (WatchState.WATCHING, Withdrawn): WatchState.WATCHING,
+    (WatchState.WATCHING, Crl): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
 }
@@ -98,6 +107,8 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.SNAPSHOT, NotServing): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Crl): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Draining): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Leaving): WatchState.ENDED,
     (WatchState.SNAPSHOT, Goodbye): WatchState.ENDED,
     (WatchState.SNAPSHOT, SnapshotEnded): WatchState.WATCHING,
@@ -106,6 +117,8 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, NotServing): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
+    (WatchState.WATCHING, Crl): WatchState.WATCHING,
+    (WatchState.WATCHING, Draining): WatchState.WATCHING,
     (WatchState.WATCHING, Leaving): WatchState.ENDED,
     (WatchState.WATCHING, Goodbye): WatchState.ENDED,
 }
@@ -134,7 +147,7 @@ class WatchedServer:
     """The tunnel server's end. `nonce` gives a new random text each time; `now` is monotonic seconds.
 
     `serving` holds the names that have a session when the watch begins; the other end gets them as its
-    snapshot.
+    snapshot. `draining`: whether the server has begun to drain; `crl`: the number of its revocation list.
     """
 
     def __init__(
@@ -145,14 +158,21 @@ class WatchedServer:
         nonce: Callable[[], str],
         now: float,
         serving: Mapping[str, Certificate],
+        *,
+        draining: bool = False,
+        crl: int | None = None,
     ) -> None:
         self.state = WatchState.GREETING
+        self._is_draining = False
+        self._crl = CrlExchange()
         self._lines = NameserverLines()
         self._pulse = Pulse(nonce, now)
         self._under: dict[str, str] = {}
         self._shown: Counter[str] = Counter()  # fingerprint -> how many names were said under it
         self._to_say = _ToSay(BY_SERVER)
-        self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses))))
+        self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses)), crl))
+        if draining:
+            self.drain()
         for name, certificate in serving.items():
             self.serving(name, certificate)
         self._say(SnapshotEnded())
@@ -177,6 +197,17 @@ class WatchedServer:
         if fingerprint is not None:
             _drop(self._shown, fingerprint)
             self._say(NotServing(name))
+
+    def drain(self) -> None:
+        """This server will leave, and serves until then. Once is enough."""
+        if not self._is_draining:
+            self._is_draining = True
+            self._say(Draining())
+
+    def give(self, revoked: RevocationList) -> None:
+        """Gives the other end this revocation list, unless the one that it holds is as new."""
+        for part in self._crl.to_give(revoked):
+            self._say(part)
 
     def leave(self) -> None:
         """This server goes away on purpose."""
@@ -227,13 +258,20 @@ class WatchedServer:
         self.state = _next(_AT_SERVER, self.state, message)
         self._pulse.heard(now)
         match message:
-            case NameserverHello(version, nameserver_id):
+            case NameserverHello(version, nameserver_id, crl):
                 _check_version(version)
+                self._crl.theirs = crl
                 yield NameserverGreeted(nameserver_id)
             case Known(names, complete):
                 yield NamesKnown(names, complete)
             case Forgotten(names):
                 yield NamesForgotten(names)
+            case Withdrawn(held):
+                if not self._is_draining:
+                    raise MessageError("withdrawn: this server does not drain")
+                yield ServerWithdrawn(held)
+            case Crl():
+                yield from _brought(self._crl, message)
             case Ping(nonce):
                 self._say(Pong(nonce))
             case Pong(nonce):
@@ -254,7 +292,7 @@ class Observer:
 
     `server_id` is the one in the certificate met on this connection; a hello with another ends the watch.
     `examine` judges a client's certificate (raises CertificateRefused). The first `know` says all that this
-    nameserver knows.
+    nameserver knows. `crl` is the number of its revocation list.
     """
 
     def __init__(
@@ -265,10 +303,12 @@ class Observer:
         *,
         server_id: str,
         examine: Callable[[x509.Certificate], Peer],
+        crl: int | None = None,
     ) -> None:
         self.state = WatchState.GREETING
         self._server_id = server_id
         self._examine = examine
+        self._crl = CrlExchange()
         self._lines = ServerLines()
         self._pulse = Pulse(nonce, now)
         self._snapshot_by = now + SNAPSHOT_SECONDS
@@ -277,7 +317,7 @@ class Observer:
         self._names_under: Counter[str] = Counter()
         self._serving: dict[str, float] = {}
         self._to_say = _ToSay(BY_NAMESERVER)
-        self._say(NameserverHello(VERSION, nameserver_id))
+        self._say(NameserverHello(VERSION, nameserver_id, crl))
 
     def know(self, names: Iterable[str]) -> None:
         """This nameserver knows these names, too."""
@@ -290,6 +330,15 @@ class Observer:
         """This nameserver no longer knows these names."""
         for chunk in _chunks(tuple(names)):
             self._say(Forgotten(chunk))
+
+    def give(self, revoked: RevocationList) -> None:
+        """Gives the other end this revocation list, unless the one that it holds is as new."""
+        for part in self._crl.to_give(revoked):
+            self._say(part)
+
+    def withdrawn(self, *, held: bool) -> None:
+        """The draining server is out of what is published; or not, for there is no other (`held`)."""
+        self._say(Withdrawn(held))
 
     def receive(self, octets: bytes, now: float) -> list[ObserverEvent]:
         """What these octets mean. After an Ended nothing more comes."""
@@ -345,6 +394,10 @@ class Observer:
                 yield from self._stopped(name)
             case SnapshotEnded():
                 yield SnapshotTaken(dict(self._serving))
+            case Crl():
+                yield from _brought(self._crl, message)
+            case Draining():
+                yield ServerDraining()
             case Leaving():
                 yield ServerLeft()
                 yield Ended(WatchEnd.LEFT, "the server left")
@@ -357,6 +410,7 @@ class Observer:
 
     def _greeted(self, hello: ServerHello) -> ServerGreeted:
         _check_version(hello.version)
+        self._crl.theirs = hello.crl
         if hello.id != self._server_id:
             raise MessageError(f"the server calls itself {hello.id}, its certificate {self._server_id}")
         return ServerGreeted(hello.id, hello.boot, tuple(map(read_address, hello.addresses)))
@@ -433,6 +487,12 @@ def _next(
 def _check_version(version: int) -> None:
     if version != VERSION:
         raise MessageError(f"hello: version {version} of the watch protocol, this is version {VERSION}")
+
+
+def _brought(exchange: CrlExchange, part: Crl) -> Iterator[CrlBrought]:
+    pem = exchange.take(part)
+    if pem is not None:
+        yield CrlBrought(pem)
 
 
 def _feed(lines: LineReader[M], octets: bytes) -> tuple[tuple[M, ...], MessageError | None]:

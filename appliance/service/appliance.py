@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from appliance.secondaries import receivers, secondaries
 from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
+from appliance.service.departure import Departure
 from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.following import Following, Primary
@@ -104,7 +105,7 @@ class Nameserving:
             nameserver_id=nameserver_id,
             service_name=service_name,
             identity=lambda: (_made(authority.nameserver), authority.ca),
-            revoked=lambda: authority.revoked,
+            revocations=authority,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
@@ -255,7 +256,8 @@ class Appliance(Service):
     """The parts that `settings` hold, on one reactor.
 
     Reads the enrolment and the cookie secrets at once, as the user that starts (EnrolmentUnreadable,
-    SecretsUnreadable). Starting raises REFUSALS.
+    SecretsUnreadable). Starting raises REFUSALS. `asked_to_drain` is what the command `drain` does: whoever
+    ends the process in order puts that there.
     """
 
     _log = Logger()
@@ -280,7 +282,9 @@ class Appliance(Service):
         if settings.server is not None:
             boot = os.urandom(BOOT_OCTETS).hex()
             addresses = settings.server.addresses
-            self.watches = Watches(reactor, server_id=own_id, boot=boot, addresses=addresses)
+            self.watches = Watches(
+                reactor, server_id=own_id, boot=boot, addresses=addresses, revocations=self.authority
+            )
             self.server = _server(
                 reactor, settings.server, self.authority, self.watches, boot=boot, service_name=service_name
             )
@@ -300,6 +304,13 @@ class Appliance(Service):
                 kept=settings.state / KEPT_ZONES_NAME,
             )
             self.authority.on_revoked(self.nameserver.watcher.revoke)
+        self.asked_to_drain: Callable[[], object] = self.drain
+        self._departure = Departure(
+            reactor,
+            self.watches,
+            self.server,
+            finish_seconds=settings.server.drain_seconds if settings.server else 0,
+        )
         self._control = Control(reactor, settings.state, self._commands())
         self._warning = LoopingCall(self.authority.warn)
         self._warning.clock = reactor
@@ -344,6 +355,7 @@ class Appliance(Service):
         super().stopService()  # type: ignore[no-untyped-call]
         if self._warning.running:
             self._warning.stop()
+        self._departure.stop()
         # What is published stays published: the records must not follow our own clients' links down. And the
         # watches say that the server leaves before it closes them.
         started, self._started = self._started, []
@@ -356,6 +368,10 @@ class Appliance(Service):
 
     def _closed(self, result: Any) -> Deferred[Any]:
         return self.store.close().addCallback(lambda _: result)
+
+    def drain(self) -> Deferred[None]:
+        """Leave the DNS, and serve until nobody comes any more; fires when the process may end."""
+        return self._departure.begin()
 
     def reload(self) -> Deferred[list[str]]:
         """Read the zones and the revocation list again.
@@ -403,6 +419,7 @@ class Appliance(Service):
             "version": __version__,
             "server": self._settings.server.id if self._settings.server else "",
             "listening": self.listening(),
+            **self._departure.status(),
             **(self.nameserver.status() if self.nameserver else {}),
             **(self.server.status() if self.server else {}),
             "issued": issued,
@@ -418,6 +435,7 @@ class Appliance(Service):
             removed=self._removed,
             forget=self._forget,
             reload=self.reload,
+            drain=self._drain_asked,
             status=self.status,
             follow=None if self.nameserver is None else self._follow,
         )
@@ -427,6 +445,10 @@ class Appliance(Service):
     ) -> Deferred[EnrolledFollowing]:
         assert self.nameserver is not None
         return self.nameserver.follow(peer_id, addresses, primary, self._servers())
+
+    def _drain_asked(self) -> float:
+        self.asked_to_drain()
+        return self._departure.most_seconds
 
     def _invited(self, names: Sequence[str], expires: float) -> Deferred[Any]:
         if self.nameserver is None:
@@ -516,6 +538,7 @@ def _server(
         default_name=settings.default_name,
         identity=lambda: (_made(authority.server), authority.ca),
         examine=authority.examine,
+        revocations=authority,
         known=watches.may_be_known,
         known_as=watches.known.known_as,
         watch_for=watches.protocol_for,

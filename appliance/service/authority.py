@@ -273,7 +273,7 @@ class Authority:
 
         return done.addCallback(publish)
 
-    def take(self, crl_pem: bytes) -> bool:
+    def take(self, crl_pem: bytes, /) -> bool:
         """Take over a revocation list of our CA that somebody else brought; False if ours is as new.
 
         Raises CrlRefused.

@@ -30,6 +30,7 @@ def commands(
     removed: Callable[[str], None],
     forget: Callable[[str], Deferred[bool]],
     reload: Callable[[], Deferred[list[str]]],
+    drain: Callable[[], float],
     status: Callable[[], dict[str, Any]],
     follow: Follow | None = None,
 ) -> dict[str, Command]:
@@ -37,7 +38,8 @@ def commands(
 
     `invited(names, expires)` makes granted names known; `removed(id)` takes a revoked server
     out; `forget(name)` is whether it was known; `reload()`
-    gives the errors of the zones that it could not take; `status()` what json can write; `follow` makes a
+    gives the errors of the zones that it could not take; `drain()` lets the process leave in order, and says
+    in how many seconds at most; `status()` what json can write; `follow` makes a
     further nameserver's place among those of the zones.
     """
 
@@ -112,6 +114,7 @@ def commands(
         "revoke": revoke,
         "forget": forget_name,
         "reload": reload_zones,
+        "drain": lambda _: {"seconds": drain()},
         "status": lambda _: status(),
     }
 

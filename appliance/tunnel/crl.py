@@ -7,8 +7,9 @@ renew in time would otherwise end every link of a healthy fleet.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,6 +20,8 @@ from appliance.tunnel.certificates import SKEW, Credential
 
 MAX_CRL_OCTETS = 1 << 20
 """Over 20,000 revoked certificates; a stranger's list is not read at all, for it is not signed by our CA."""
+MAX_CRL_NUMBER = 2**63 - 1
+"""What every JSON library and database can hold; RFC 5280 5.2.3 allows 20 octets."""
 
 _ERRORS = (  # of cryptography's parser, which have no common base
     ValueError,
@@ -40,6 +43,19 @@ class RevocationList:
 
     number: int
     serials: frozenset[int]
+    pem: bytes = field(default=b"", compare=False, repr=False)
+
+
+class Revocations(Protocol):
+    """Who keeps the newest list of a process on disk: an appliance's authority, or a client."""
+
+    revoked: RevocationList
+
+    def take(self, crl_pem: bytes, /) -> bool:
+        """Take over a list that somebody brought; False if the one that is held is as new.
+
+        Everybody who has to obey it hears of it before this returns. Raises CrlRefused.
+        """
 
 
 def make_crl(ca: Credential, revoked: Mapping[int, datetime], number: int, wall: datetime) -> bytes:
@@ -78,4 +94,6 @@ def read_crl(pem: bytes, ca_certificate: x509.Certificate) -> RevocationList:
         raise
     except _ERRORS as error:
         raise CrlRefused(f"not a revocation list: {error}") from None
-    return RevocationList(number, serials)
+    if number > MAX_CRL_NUMBER:
+        raise CrlRefused(f"the revocation list's number {number} is too high")
+    return RevocationList(number, serials, pem)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-PONG_SECONDS = 10.0
-"""How long a pong may take: two pings of 5 s, longer than a lossy path stutters."""
+PONG_SECONDS = 9.0
+"""How long a pong may take: longer than a lossy path stutters, and a program that is stopped right behind a
+pong is found within 15 s, the 5 s to the next ping included.
+"""
 LATE_LOOK_SECONDS = 1.0
 """A look that comes so late is the fault of this program: the pong may lie in the socket, unread."""
 

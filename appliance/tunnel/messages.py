@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from appliance.tunnel.crl import MAX_CRL_NUMBER
+from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.lines import (
     LineReader,
     MessageError,
@@ -25,6 +27,7 @@ from appliance.tunnel.lines import (
 
 __all__ = [
     "VERSION",
+    "Crl",
     "Draining",
     "Goodbye",
     "Hello",
@@ -54,25 +57,34 @@ _NAME = text(MAX_NAME_CHARACTERS)
 _REASON = word("[a-z0-9_]{1,40}")
 _TEXT = sentence(1000)
 _NONCE = word("[!-~]{1,64}")
+_CRL = whole(0, MAX_CRL_NUMBER)
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Client: the first message. `instance` is random and kept: it tells two running clients apart."""
+    """Client: the first message. `instance` is random and kept: it tells two running clients apart.
+
+    `crl` is the number of the revocation list that it holds (0: none yet); missing: it keeps none.
+    """
 
     version: Annotated[int, whole(1, 65535)]
     instance: Annotated[str, hexadecimal(32)]
     agent: Annotated[str, sentence(100)]
+    crl: Annotated[int | None, _CRL] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """Server: the answer to hello. `boot` is new at each start of the server; `session` is for prefaces."""
+    """Server: the answer to hello. `boot` is new at each start of the server; `session` is for prefaces.
+
+    `crl` as in a hello.
+    """
 
     server: Annotated[str, word("[a-z0-9._-]{1,63}")]
     boot: Annotated[str, word("[!-~]{1,64}")]
     session: Annotated[str, hexadecimal(16)]
     ping_seconds: Annotated[float, seconds(1, 300)]
+    crl: Annotated[int | None, _CRL] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +161,18 @@ class Pong:
 
 
 Message = (
-    Hello | Welcome | Register | Registered | Refused | Unregister | Lanes | Draining | Goodbye | Ping | Pong
+    Hello
+    | Welcome
+    | Register
+    | Registered
+    | Refused
+    | Unregister
+    | Lanes
+    | Crl
+    | Draining
+    | Goodbye
+    | Ping
+    | Pong
 )
 
 _LINK: Vocabulary[Message] = Vocabulary(
@@ -161,6 +184,7 @@ _LINK: Vocabulary[Message] = Vocabulary(
         "refused": Refused,
         "unregister": Unregister,
         "lanes": Lanes,
+        "crl": Crl,
         "draining": Draining,
         "goodbye": Goodbye,
         "ping": Ping,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from appliance.tunnel.certificates import MAX_NAMES, grants
+from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.liveness import Liveness
 from appliance.tunnel.messages import (
     VERSION,
@@ -81,7 +83,7 @@ _ALIVE = (State.OPENING, *_BEGUN)
 SERVER_ROWS: Rows = _rows(
     ((State.OPENING,), (Hello,), State.OPEN),
     ((State.OPEN, State.SERVER_DRAINING), (Register,), None),
-    (_BEGUN, (Unregister, Ping, Pong), None),
+    (_BEGUN, (Unregister, Crl, Ping, Pong), None),
     ((State.OPEN,), (Draining,), State.CLIENT_DRAINING),
     ((State.SERVER_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.SERVER_DRAINING),
@@ -92,7 +94,7 @@ SERVER_ROWS: Rows = _rows(
 
 CLIENT_ROWS: Rows = _rows(
     ((State.OPENING,), (Welcome,), State.OPEN),
-    (_BEGUN, (Registered, Refused, Lanes, Ping, Pong), None),
+    (_BEGUN, (Registered, Refused, Lanes, Crl, Ping, Pong), None),
     ((State.OPEN,), (Draining,), State.SERVER_DRAINING),
     ((State.CLIENT_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.CLIENT_DRAINING),
@@ -178,6 +180,13 @@ class ServerDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class CrlBrought:
+    """The other end gave its revocation list, which nobody has examined yet."""
+
+    pem: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The session is over; send what `data_to_send` still holds and close. `text` is for humans.
 
@@ -198,6 +207,7 @@ Event = (
     | Welcomed
     | LanesAsked
     | ServerDraining
+    | CrlBrought
     | Ended
 )
 
@@ -210,6 +220,7 @@ class _Session:
         self._rows = rows
         self._nonce = nonce
         self._lines = Lines()
+        self._crl = CrlExchange()
         self._unsent = bytearray()
         self._hello_deadline = now + HELLO_SECONDS
         self._liveness: Liveness | None = None
@@ -259,6 +270,12 @@ class _Session:
             self._send(Ping(nonce))
         return self._check_unsent()
 
+    def give(self, revoked: RevocationList) -> None:
+        """Gives the other end this revocation list, unless the one that it holds is as new."""
+        if self.state not in (State.OPENING, State.ENDED):
+            for part in self._crl.to_give(revoked):
+                self._send(part)
+
     def goodbye(self, reason: str, text: str) -> None:
         """Ends the session from this side: `reason` a word, `text` a sentence. Once is enough."""
         if self._turn(Turn.LEAVE):
@@ -283,8 +300,17 @@ class _Session:
                 return []
             case Goodbye():
                 return [Ended(message.reason, message.text)]
+            case Crl():
+                return self._take_crl(message)
             case _:
                 return self._hear(message, now)
+
+    def _take_crl(self, part: Crl) -> list[Event]:
+        try:
+            pem = self._crl.take(part)
+        except MessageError as error:
+            return self._fail("protocol", str(error))
+        return [] if pem is None else [CrlBrought(pem)]
 
     def _hear(self, message: Message, now: float) -> list[Event]:
         raise NotImplementedError
@@ -315,7 +341,9 @@ class _Session:
 
 
 class ServerSession(_Session):
-    """The server's side. `peer_names` is the client's grant, `session_id` has 8 random octets."""
+    """The server's side. `peer_names` is the client's grant, `session_id` has 8 random octets, `crl` is the
+    number of the revocation list that is held.
+    """
 
     _awaited = "hello"
 
@@ -330,10 +358,11 @@ class ServerSession(_Session):
         now: float,
         service_name: str,
         ping_seconds: float = PING_SECONDS,
+        crl: int | None = None,
     ) -> None:
         super().__init__(SERVER_ROWS, nonce, now)
         self._granted = peer_names
-        self._welcome = Welcome(server_id, boot, session_id.hex(), ping_seconds)
+        self._welcome = Welcome(server_id, boot, session_id.hex(), ping_seconds, crl)
         self._service_name = service_name
         self._offers: dict[str, Offer] = {}
         self._lanes: dict[str, Lanes] = {}
@@ -378,6 +407,7 @@ class ServerSession(_Session):
             text = f"this server speaks version {VERSION} of the protocol, the client version {hello.version}"
             return self._fail("version", text)
         self._open(self._welcome.ping_seconds, now)
+        self._crl.theirs = hello.crl
         self._send(self._welcome)
         return [HelloReceived(hello.instance, hello.agent)]
 
@@ -423,11 +453,12 @@ class ClientSession(_Session):
         nonce: Callable[[], str],
         now: float,
         agent: str = AGENT,
+        crl: int | None = None,
     ) -> None:
         super().__init__(CLIENT_ROWS, nonce, now)
         self._offers = dict(offers)
         self._asked: set[str] = set()
-        self._send(Hello(VERSION, instance, agent))
+        self._send(Hello(VERSION, instance, agent, crl))
 
     def register(self, name: str, offer: Offer) -> None:
         """Offers a name, or changes what is offered for it; before the welcome, from then on."""
@@ -450,6 +481,7 @@ class ClientSession(_Session):
         match message:
             case Welcome():
                 self._open(message.ping_seconds, now)
+                self._crl.theirs = message.crl
                 for name, offer in self._offers.items():
                     self.register(name, offer)
                 session = bytes.fromhex(message.session)

@@ -11,7 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dns.exception
@@ -38,6 +38,9 @@ class Appliance:
     """One appliance: nameserver and tunnel server, or (with an enrolment) a tunnel server only, or (without
     `server`) a nameserver only.
     """
+
+    twistd: Sequence[str | Path] = (BIN / "twistd",)
+    env: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -89,9 +92,10 @@ class Appliance:
         """Start it, and wait until it says that it is ready."""
         self._starts += 1
         self.process = Process(
-            [BIN / "twistd", "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
+            [*self.twistd, "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
+            env=self.env,
         )
         if waits:
             self.process.says("ready", seconds)
@@ -142,6 +146,8 @@ class Appliance:
 class Client:
     """One tunnel client."""
 
+    env: Mapping[str, str] = {}
+
     def __init__(self, directory: Path, invitation: Path, nameserver: Appliance, *options: str) -> None:
         directory.mkdir(exist_ok=True)
         self.directory = directory
@@ -165,7 +171,7 @@ class Client:
         """Start it, and wait until it has joined each of these servers (ids)."""
         self._starts += 1
         log = self.directory / f"log.{self._starts}"
-        self.process = Process(self._arguments, log, cwd=self.directory)
+        self.process = Process(self._arguments, log, cwd=self.directory, env=self.env)
         for server in joins:
             self.process.says(f"joined server {server} ")
         return self.process

@@ -38,7 +38,7 @@ from tests.end_to_end.libssl import (
 Address = tuple[str, int]
 JOINED, REFUSED, UNREACHABLE, SAID_NOTHING, NO_ORIGIN = 1, 2, 3, 4, 5
 MAX_LINE_OCTETS = 65536
-HELLO_SECONDS, PONG_SECONDS = 5.0, 10.0
+HELLO_SECONDS, PONG_SECONDS = 5.0, 9.0
 ACCEPT_SECONDS, ANSWER_SECONDS = 5.0, 10.0  # of the origin
 _MAGIC = bytes.fromhex("f574756e6e656c01")
 _PROXY = bytes.fromhex("0d0a0d0a000d0a515549540a21")

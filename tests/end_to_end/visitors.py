@@ -30,10 +30,17 @@ class Broken(OSError):
     """The answer is not whole."""
 
 
-def fetch(context: ssl.SSLContext, address: str, port: int, name: str, path: str) -> str:
+def fetch(
+    context: ssl.SSLContext,
+    address: str,
+    port: int,
+    name: str,
+    path: str,
+    seconds: float = VISITOR_SECONDS,
+) -> str:
     """The body of a GET on a connection of its own. Raises OSError when the visitor does not get it whole."""
     with (
-        socket.create_connection((address, port), timeout=VISITOR_SECONDS) as raw,
+        socket.create_connection((address, port), timeout=seconds) as raw,
         context.wrap_socket(raw, server_hostname=name) as tls,
     ):
         tls.sendall(f"GET {path} HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n".encode())
@@ -84,6 +91,9 @@ class Crowd:
     """Visitors of `name` who try the next of `addresses` when one fails, as browsers do."""
 
     _numbers = itertools.count(1)
+    pause_seconds = _PAUSE_SECONDS
+    patience_seconds = VISITOR_SECONDS
+    """With one address, before the next is tried."""
 
     def __init__(
         self, context: ssl.SSLContext, name: str, addresses: Sequence[str], port: int, *, threads: int = 3
@@ -113,14 +123,17 @@ class Crowd:
         return [visit for visit in list(self.visits) if visit.began > when]
 
     def _come(self) -> None:
-        while not self._over.wait(_PAUSE_SECONDS):
+        while not self._over.wait(self.pause_seconds):
             number = next(self._numbers)
             visit = Visit(number, time.monotonic())
             turn = number % len(self._addresses)
             for address in (*self._addresses[turn:], *self._addresses[:turn]):
                 visit.addresses.append(address)
                 try:
-                    visit.body = fetch(self._context, address, self._port, self._name, f"/asked/{number}")
+                    path = f"/asked/{number}"
+                    visit.body = fetch(
+                        self._context, address, self._port, self._name, path, self.patience_seconds
+                    )
                     break
                 except OSError as error:
                     visit.failures.append(f"{address}: {error!r}")

@@ -163,6 +163,50 @@ def test_who_left_does_not_count_when_the_half_is_counted() -> None:
     assert membership.published() == Published((D,), {}, ())
 
 
+def test_who_drains_is_out_while_another_one_is_heard() -> None:
+    membership = fleet(A, B, names=("www.test",))
+    membership.draining(str(A), "1", 1.0)
+    assert membership.published() == Published((B,), {"www.test": (B,)}, ())
+    membership.draining(str(B), "1", 2.0)  # the whole fleet: it serves until it leaves
+    assert membership.published() == Published((A, B), {"www.test": (A, B)}, ())
+    membership.left(str(A), "1", 3.0)
+    assert membership.published() == Published((B,), {"www.test": (B,)}, ())
+    membership.left(str(B), "1", 4.0)
+    assert membership.published() == Published((B,), {}, (B,))
+
+
+def test_a_name_that_only_a_draining_server_serves_stays_there() -> None:
+    membership = fleet(A, B)
+    membership.serving(A, "1", "www.test")
+    membership.draining(str(A), "1", 1.0)
+    assert membership.published() == Published((B,), {"www.test": (A,)}, ())
+    membership.serving(B, "1", "www.test")
+    assert membership.published().names == {"www.test": (B,)}
+
+
+def test_a_boot_that_drains_drains_for_ever() -> None:
+    membership = fleet(A, B)
+    membership.draining(str(A), "1", 1.0)
+    membership.joined(A, str(A), "1", (), 2.0)  # its watch was lost and is back
+    assert membership.published().addresses == (B,)
+    membership.silent(A, "1", 3.0)
+    assert membership.published() == Published((B,), {}, ())
+    membership.draining(str(A), "1", 3.0)  # late
+    assert membership.members()[0].standing is Standing.LEFT
+    membership.joined(A, str(A), "2", (), 4.0)
+    assert membership.published().addresses == (A, B)
+
+
+def test_who_drains_does_not_count_when_the_half_is_counted() -> None:
+    membership = fleet(A, B, C, D)
+    membership.draining(str(A), "1", 1.0)
+    membership.draining(str(B), "1", 1.0)
+    membership.silent(C, "1", 1.0)
+    assert membership.published().addresses == (D,)
+    membership.silent(D, "1", 1.0)
+    assert membership.published() == Published((A, B, C, D), {}, (C, D))
+
+
 def test_the_first_answer_after_a_restart_is_the_last_one() -> None:
     membership = Membership()
     for address in (A, B, C):
@@ -223,7 +267,7 @@ class Rule(RuleBasedStateMachine):
 
     "A server proved dead goes out at once, but never the last one. Silent ones go out only while at least
     half of the known servers remain. Known: verified and published once, and not left, removed, revoked, or
-    silent for more than an hour."
+    silent for more than an hour." "A leave or a drain never removes the last address."
     """
 
     def __init__(self) -> None:
@@ -248,7 +292,7 @@ class Rule(RuleBasedStateMachine):
         self.membership.tick(self.now)
         if "up" in self.word.values():
             for server, word in list(self.word.items()):
-                if word != "up" and self.now - self.at[server][0] > 3600:
+                if word not in ("up", "draining") and self.now - self.at[server][0] > 3600:
                     del self.word[server]
 
     @rule(server=SERVER, names=st.sets(NAME))
@@ -267,7 +311,7 @@ class Rule(RuleBasedStateMachine):
     def a_server_is_refused(self, server: str, late: bool) -> None:
         self.now += 0.001
         self.membership.dead(PLACE[server], str(self.boots[server] - late), self.now)
-        if not late and self.word.get(server) in ("up", "silent"):
+        if not late and self.word.get(server) in ("up", "draining", "silent"):
             self.becomes(server, "dead")
             self.names[server].clear()
 
@@ -277,6 +321,16 @@ class Rule(RuleBasedStateMachine):
         self.membership.silent(PLACE[server], str(self.boots[server] - late), self.now)
         if not late and self.word.get(server) == "up":
             self.becomes(server, "silent")
+        elif not late and self.word.get(server) == "draining":
+            self.becomes(server, "left")
+            self.names[server].clear()
+
+    @rule(server=SERVER)
+    def a_server_drains(self, server: str) -> None:
+        self.now += 0.001
+        self.membership.draining(server, str(self.boots[server]), self.now)
+        if self.word.get(server) in ("up", "silent"):
+            self.becomes(server, "draining")
 
     @rule(server=SERVER)
     def a_server_leaves(self, server: str) -> None:
@@ -292,17 +346,17 @@ class Rule(RuleBasedStateMachine):
         self.word.pop(server, None)
         self.was = ()
 
-    @precondition(lambda self: "up" in self.word.values())
+    @precondition(lambda self: bool({"up", "draining"} & set(self.word.values())))
     @rule(server=SERVER, name=NAME, late=st.booleans())
     def a_name_comes(self, server: str, name: str, late: bool) -> None:
-        if self.word.get(server) == "up":
+        if self.word.get(server) in ("up", "draining"):
             self.membership.serving(PLACE[server], str(self.boots[server] - late), name)
             if not late:
                 self.names[server].add(name)
 
     @rule(server=SERVER, name=NAME, late=st.booleans())
     def a_name_goes(self, server: str, name: str, late: bool) -> None:
-        if self.word.get(server) == "up":
+        if self.word.get(server) in ("up", "draining"):
             self.membership.not_serving(PLACE[server], str(self.boots[server] - late), name)
             if not late:
                 self.names[server].discard(name)
@@ -310,8 +364,10 @@ class Rule(RuleBasedStateMachine):
     def expected(self) -> set[str]:
         up = {server for server, word in self.word.items() if word == "up"}
         silent = {server for server, word in self.word.items() if word == "silent"}
-        known = {server for server, word in self.word.items() if word != "left"}
+        draining = {server for server, word in self.word.items() if word == "draining"}
+        known = {server for server, word in self.word.items() if word not in ("left", "draining")}
         chosen = up if len(up) >= len(known) / 2 else up | silent
+        chosen |= set() if up else draining
         if not chosen and self.word:
             chosen = {max(self.word, key=lambda server: self.at[server][1])}
         return chosen
@@ -323,6 +379,9 @@ class Rule(RuleBasedStateMachine):
         assert set(published.addresses) == {PLACE[server] for server in chosen}
         for name in NAMES:
             serving = {PLACE[server] for server in chosen if name in self.names[server]}
+            for server, word in () if serving else self.word.items():
+                if word == "draining" and name in self.names[server]:
+                    serving.add(PLACE[server])
             assert set(published.of_name(name)) == (serving or set(published.addresses))
 
     @invariant()

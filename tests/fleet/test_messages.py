@@ -15,6 +15,7 @@ from appliance.fleet.messages import (
     BY_SERVER,
     MAX_NAMES_IN_MESSAGE,
     Certificate,
+    Draining,
     Forgotten,
     FromNameserver,
     FromServer,
@@ -31,6 +32,7 @@ from appliance.fleet.messages import (
     ServerLines,
     Serving,
     SnapshotEnded,
+    Withdrawn,
     fingerprint_of,
     shown,
 )
@@ -47,6 +49,7 @@ SERVER_SAYS: list[FromServer] = [
     Serving("*.apps.example.org", PRINT),
     NotServing("www.example.org"),
     SnapshotEnded(),
+    Draining(),
     Leaving(),
     Goodbye("revoked", "the certificate was revoked"),
     Ping("n1"),
@@ -57,6 +60,7 @@ NAMESERVER_SAYS: list[FromNameserver] = [
     Known(("www.example.org", "*.apps.example.org"), complete=False),
     Known((), complete=True),
     Forgotten(("www.example.org",)),
+    Withdrawn(held=True),
     Ping("n1"),
     Pong("n1"),
 ]

@@ -18,9 +18,11 @@ from appliance.fleet.events import (
     NamesForgotten,
     NamesKnown,
     ObserverEvent,
+    ServerDraining,
     ServerEvent,
     ServerGreeted,
     ServerLeft,
+    ServerWithdrawn,
     ServingStarted,
     ServingStopped,
     SnapshotTaken,
@@ -131,6 +133,39 @@ def test_a_snapshot_then_changes_in_any_cut(cuts: list[int]) -> None:
         NamesKnown(("new.example.org",), complete=True),
         NamesForgotten(("old.example.org",)),
     ]
+
+
+def test_a_server_drains_is_withdrawn_and_leaves() -> None:
+    pair = Pair({WWW: SHOWN})
+    pair.speak()
+    pair.at_observer.clear()
+    pair.at_server.clear()
+    pair.server.drain()
+    pair.server.drain()
+    pair.server.not_serving(WWW)
+    pair.speak()
+    assert pair.at_observer == [ServerDraining(), ServingStopped(WWW)]
+    pair.observer.withdrawn(held=False)
+    pair.speak()
+    assert pair.at_server == [ServerWithdrawn(held=False)]
+    pair.server.leave()
+    pair.speak()
+    assert pair.at_observer[2:] == [ServerLeft(), Ended(WatchEnd.LEFT, "the server left")]
+
+
+def test_who_watches_a_draining_server_hears_it_before_its_names() -> None:
+    pair = Pair()
+    pair.server = WatchedServer("s1", "b1", ADDRESSES, lambda: "n", 0.0, {WWW: SHOWN}, draining=True)
+    pair.server.drain()
+    pair.speak()
+    assert pair.at_observer == [GREETED, ServerDraining(), SnapshotTaken({WWW: EXPIRES})]
+
+
+def test_nobody_is_withdrawn_who_does_not_drain() -> None:
+    pair = Pair()
+    pair.observer.withdrawn(held=True)
+    pair.speak()
+    assert pair.at_server[-1] == Ended(WatchEnd.MALFORMED, "withdrawn: this server does not drain")
 
 
 def test_a_certificate_is_shown_once_while_a_name_is_under_it() -> None:

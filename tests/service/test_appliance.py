@@ -113,6 +113,32 @@ async def test_a_whole_appliance(reactor: Any, settings: ApplianceSettings, tmp_
         await appliance.stopService()
 
 
+@pytest_twisted.ensureDeferred
+async def test_the_only_appliance_drains_at_once(reactor: Any, settings: ApplianceSettings) -> None:
+    appliance = Appliance(reactor, settings)
+    appliance.startService()
+    try:
+        await published_servers(settings)
+        began = reactor.seconds()
+        asked: list[bool] = []
+        appliance.asked_to_drain = lambda: asked.append(True)
+        assert await deferToThread(ask, settings.state, command="drain") == {"result": {"seconds": 50.0}}
+        assert asked == [True]
+        await appliance.drain()
+        assert reactor.seconds() - began < 5  # no TTL: nobody takes over
+        await published_servers(settings)  # and it was never taken out
+        assert appliance.status()["draining"]["state"] == "over"
+    finally:
+        await appliance.stopService()
+
+
+async def published_servers(settings: ApplianceSettings) -> None:
+    assert settings.server is not None
+    server = f'"r=superprotocol;ip=127.0.0.1;port={settings.server.tls[0].port}"'
+    while await deferToThread(texts, settings, "t.test", "TXT") != [server]:
+        pass
+
+
 async def published(settings: ApplianceSettings, name: str) -> None:
     """Ask until the name has an address; conftest bounds it."""
     while await deferToThread(texts, settings, name, "A") != ["127.0.0.1"]:

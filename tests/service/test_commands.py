@@ -52,6 +52,7 @@ class Appliance:
             removed=self.removed.append,
             forget=lambda name: self._forget(name),
             reload=lambda: self._reload(),
+            drain=lambda: 50.0,
             status=lambda: {"up": True},
             follow=self._follow,
         )
@@ -138,6 +139,7 @@ def test_revoke(appliance: Appliance) -> None:
 def test_the_rest(appliance: Appliance) -> None:
     assert appliance.ask("forget", name="A.test") == {"name": "a.test"}
     assert appliance.ask("reload") == {"errors": ["z:1: bad"]}
+    assert appliance.ask("drain") == {"seconds": 50.0}
     assert appliance.ask("status") == {"up": True}
 
 

@@ -20,18 +20,22 @@ from appliance.service.client.instance import Instance
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
+from appliance.service.client.revoked import Revoked
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
 
 #: A warning from a month before the invitation ends, and once a day from then on.
 WARN_BEFORE_DAYS = 30
 _DAY_SECONDS = 86400.0
+#: Between two looks at whether the last visitors are gone.
+DRAIN_LOOK_SECONDS = 0.1
 
 
 def _wall() -> datetime:
@@ -62,8 +66,10 @@ class TunnelClient(service.Service):
         self._wall = wall
         self._jitter = jitter
         self._credential = read_credential(invitation.credential_pem)
+        ca = read_certificate(invitation.ca_pem)
+        self._revoked = Revoked(settings.state, ca, self._revoke)
         self._tls = ClientTls(
-            invitation.service_name, read_certificate(invitation.ca_pem), self._credential, wall
+            invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
         )
         self.origins = Origins(settings, invitation.names, reactor)
         nameserver = settings.resolver
@@ -84,6 +90,9 @@ class TunnelClient(service.Service):
         self._client: Client | None = None
         self._readiness: Readiness | None = None
         self._relay: Relay | None = None
+        self._drained: list[Deferred[None]] = []
+        self._drain_until: float | None = None
+        self._drain_look: Any = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -94,18 +103,66 @@ class TunnelClient(service.Service):
         self._instance = Instance(self._settings.state)
         if self._instance.trouble:
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
+        self._revoked.open()
         self._client = Client(
-            self._reactor, visits, self._tls, self._instance.id, self.origins.offers(), self._jitter
+            self._reactor,
+            visits,
+            self._tls,
+            self._instance.id,
+            self.origins.offers(),
+            self._jitter,
+            self._revoked,
         )
         self._warn_of_expiry()
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
         self._review()
         self._resolver.startService()
 
+    def drain(self) -> Deferred[None]:
+        """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
+
+        A visitor whose header is on its way here comes too late, and his server gives him to another client.
+        """
+        over: Deferred[None] = Deferred()
+        self._drained.append(over)
+        if self._drain_until is None:
+            self._drain_until = self._reactor.seconds() + self._settings.drain_seconds
+            self._resolver.stopService()
+            for link in self._links.values():
+                link.drain()
+            self.log.info(
+                "draining: {visitors} visitors have at most {seconds} s",
+                visitors=self._visitors(),
+                seconds=self._settings.drain_seconds,
+            )
+        self._look_at_drain()
+        return over
+
+    def _look_at_drain(self) -> None:
+        assert self._drain_until is not None
+        now = self._reactor.seconds()
+        if self._visitors() and now < self._drain_until:
+            self._forget_look()
+            self._drain_look = self._reactor.callLater(DRAIN_LOOK_SECONDS, self._look_at_drain)
+            return
+        drained, self._drained = self._drained, []
+        for over in drained:
+            over.callback(None)
+
+    def _forget_look(self) -> None:
+        if self._drain_look is not None and self._drain_look.active():
+            self._drain_look.cancel()
+
+    def _visitors(self) -> int:
+        waiting = 0 if self._client is None else len(self._client.visits.waiting)
+        return waiting + (0 if self._relay is None else len(self._relay.joined))
+
     def stopService(self) -> Deferred[Any]:
         """Say goodbye to every server, end what is joined, and let go of everything."""
         super().stopService()  # type: ignore[no-untyped-call]
-        self._resolver.stopService()
+        self._forget_look()
+        if self._drain_until is None:
+            self._resolver.stopService()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -136,13 +193,20 @@ class TunnelClient(service.Service):
 
     # Which servers
 
+    def _revoke(self, revoked: RevocationList) -> None:
+        """A newer list has come: leave the servers that it names, and give it to the others."""
+        assert self._client is not None
+        for link in list(self._links.values()):
+            link.revoke(revoked)
+        self._client.visits.cut(revoked.serials)
+
     def _found(self, servers: tuple[ServerAddress, ...]) -> None:
         self._joiner.found(servers, self._reactor.seconds())
         self._review()
 
     def _review(self) -> None:
         """Have a link to each address that the Joiner names, and to no other."""
-        if not self.running or self._client is None:
+        if not self.running or self._client is None or self._drain_until is not None:
             return
         wanted = self._joiner.to_join(self._reactor.seconds())
         for address in [address for address in self._links if address not in wanted]:
@@ -189,7 +253,8 @@ class TunnelClient(service.Service):
         if link in self._joined:
             self._joined.discard(link)
             self._joiner.unlinked(link.address, self._reactor.seconds())
-            self._resolver.look_up_now()
+            if self._drain_until is None:
+                self._resolver.look_up_now()
             self._review()
 
     # The invitation's end

@@ -53,13 +53,16 @@ _READ_OCTETS = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What a link gives its lanes: where the server is, whose lanes they are, and the keys."""
+    """What a link gives its lanes: where the server is, whose lanes they are, and the keys. ``server`` is the
+    serial number of its certificate.
+    """
 
     target: Target
     session_id: bytes
     keys: LaneKeys
     tls: ClientTls
     resume: SSL.Session | None
+    server: int
 
 
 class Lanes:
@@ -324,7 +327,7 @@ class _Lane:
         self._stop_timer()
         if self._proof is not None:
             self._lanes.resume = self._proof.connection.get_session()
-        self._lanes.visits.begin(wire, header, early)
+        self._lanes.visits.begin(wire, header, early, self._lanes.session.server)
         self._lanes.taken(self)
 
     def _lost(self) -> None:

@@ -35,10 +35,12 @@ from appliance.service.client.lanes import Lanes, Session
 from appliance.service.client.origins import in_words
 from appliance.service.client.tls import LINK_ALPN, ClientTls, ServerProof, ServerRefused, tls_words
 from appliance.service.client.visits import Visits
+from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.session import (
     ClientSession,
+    CrlBrought,
     Ended,
     LanesAsked,
     NameRefused,
@@ -95,6 +97,7 @@ class Client:
     instance: str
     offers: Mapping[str, Offer]
     jitter: Callable[[float, float], float]
+    revocations: Revocations
     nonce: Callable[[], str] = lambda: secrets.token_hex(8)
 
 
@@ -111,11 +114,25 @@ class Link(service.Service):
         self._talk: _Talk | None = None
         self._failures = 0
         self._come_back: float | None = None
+        self._is_draining = False
         self._dialling = _Redial(_Welcome(self), _quiet(Protocol), self.pause, client.reactor)
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._dialling.startService()
+
+    def revoke(self, revoked: RevocationList) -> None:
+        """End the link to a server whose certificate is on the list; give the list to any other."""
+        if self._talk is not None:
+            self._talk.revoke(revoked)
+
+    def drain(self) -> None:
+        """No new visitors; those that are here go on. The link is not dialled again when it ends."""
+        self._is_draining = True
+        if self._talk is not None and self._talk.lanes is not None:
+            self._talk.drain()
+        else:
+            self._dialling.stopService()
 
     def stopService(self) -> Deferred[None]:
         """Say goodbye and close; fires when the connection is gone."""
@@ -143,6 +160,8 @@ class Link(service.Service):
         """The connection is gone. ``lasted``: the seconds since the welcome; None if there was none."""
         if self._talk is talk:
             self._talk = None
+        if self._is_draining:
+            self._dialling.stopService()
         if lasted is None:
             return
         self._failures = (
@@ -248,6 +267,7 @@ class _Talk(Protocol):
         self._proof = proof
         self._session: ClientSession | None = None
         self._server_id = ""
+        self._serial = 0
         self._claimed = False
         self._since: float | None = None
         self._unanswered: set[str] = set()
@@ -278,11 +298,15 @@ class _Talk(Protocol):
             self.abort()
             return
         self._claimed = True
-        self._server_id = peer.id
+        self._server_id, self._serial = peer.id, peer.serial
         now = self._client.reactor.seconds()
         self._unanswered = set(self._client.offers)
         self._session = ClientSession(
-            instance=self._client.instance, offers=self._client.offers, nonce=self._client.nonce, now=now
+            instance=self._client.instance,
+            offers=self._client.offers,
+            nonce=self._client.nonce,
+            now=now,
+            crl=self._client.revocations.revoked.number,
         )
         self._go_on()
 
@@ -307,6 +331,18 @@ class _Talk(Protocol):
             lost(reason)
 
     # What the link asks for
+
+    def revoke(self, revoked: RevocationList) -> None:
+        if self._serial in revoked.serials:
+            self._give_up("its certificate is revoked")
+        elif self._session is not None:
+            self._session.give(revoked)
+            self._write()
+
+    def drain(self) -> None:
+        if self._session is not None:
+            self._session.drain()
+            self._write()
 
     def goodbye(self, reason: str, text: str) -> None:
         if self._session is not None:
@@ -336,12 +372,20 @@ class _Talk(Protocol):
                 case ServerDraining(reconnect_in=seconds):
                     self._link.come_back(seconds)
                     self._log("server {id} at {address} is leaving", id=self.server)
+                case CrlBrought(pem=pem):
+                    self._take(pem)
                 case Ended(text=text):
                     self._why = self._why or text
         self._go_on()
         if any(isinstance(event, Ended) for event in events) and self.transport is not None:
             self.transport.loseConnection()
             self._timer = self._client.reactor.callLater(STOP_SECONDS, self.abort)
+
+    def _take(self, crl_pem: bytes) -> None:
+        try:
+            self._client.revocations.take(crl_pem)
+        except CrlRefused as refused:
+            self._give_up(str(refused))
 
     def _go_on(self) -> None:
         """Send what the session has to say, and wait for what comes next."""
@@ -380,12 +424,15 @@ class _Talk(Protocol):
             lane_keys(exported),
             self._client.tls,
             connection.get_session(),
+            self._serial,
         )
         called = f"server {self.server} at {self._link.address}"
         self.lanes = Lanes(self._client.reactor, self._client.visits, session, called)
         self._link.keeper.welcomed(self._link, self.server)
         self.welcomed.callback(None)
         self.lanes.start()
+        assert self._session is not None
+        self._session.give(self._client.revocations.revoked)
 
     def _refused(self, name: str, text: str) -> None:
         if self._link.complaints.new(name, text):

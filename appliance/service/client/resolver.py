@@ -34,8 +34,9 @@ from appliance.tunnel.discovery import ServerAddress, read_txt
 MIN_AGAIN_SECONDS, MAX_AGAIN_SECONDS = 5.0, 300.0
 #: After a failure the pause doubles up to this: a resolver that is back is noticed within a minute.
 MAX_FAILED_AGAIN_SECONDS = 60.0
-#: Clients that asked together (a server's death tells them all at once) shall not do so for ever.
-_SPREAD = 1.25
+#: Clients that asked together (a server's death tells them all at once) shall not do so for ever; and a new
+#: server is found within one TTL. (A cache that is asked before that says how long it will be.)
+_EARLIEST = 0.75
 #: "At once" after a lost link is not more often than this: several links are lost together when a network is.
 MIN_BETWEEN_SECONDS = 1.0
 #: Servers taken from one answer; the Joiner holds no more, either.
@@ -70,8 +71,8 @@ class Found:
 
 
 class Resolver(service.Service):
-    """Looks up the TXT records of the discovery name: when it starts, at the TTL, and when told that a link
-    was lost.
+    """Looks up the TXT records of the discovery name: when it starts, within the TTL, and when told that a
+    link was lost.
 
     ``nameserver`` is the (host, port) to ask; without it the system's, read anew from ``resolv_conf`` at each
     look-up. ``found`` is called with the servers of every answer that names at least one.
@@ -151,7 +152,7 @@ class Resolver(service.Service):
             self._found(found.servers)
         self._looking = None
         if self.running:
-            self._ask_in(self._jitter(pause, pause * _SPREAD))
+            self._ask_in(max(MIN_AGAIN_SECONDS, self._jitter(pause * _EARLIEST, pause)))
 
     def _broke(self, failure: Failure) -> None:
         self._looking = None

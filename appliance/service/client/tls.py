@@ -20,6 +20,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
 
 from appliance.tunnel.certificates import CertificateRefused, Credential, Peer, Role, examine
+from appliance.tunnel.crl import RevocationList
 
 LINK_ALPN = b"tunnel/1"
 LANE_ALPN = b"tunnel-lane/1"
@@ -32,7 +33,8 @@ class ServerRefused(ConnectionError):
 class ClientTls:
     """Makes connections to servers that ``ca`` issued a certificate for ``service_name`` to.
 
-    ``credential`` proves the client; ``wall()`` is the time now, aware.
+    ``credential`` proves the client; ``wall()`` is the time now, aware; ``revoked()`` is the newest
+    revocation list.
     """
 
     def __init__(
@@ -41,10 +43,12 @@ class ClientTls:
         ca: x509.Certificate,
         credential: Credential,
         wall: Callable[[], datetime],
+        revoked: Callable[[], RevocationList | None] = lambda: None,
     ) -> None:
         self._service_name = service_name
         self._ca = ca
         self._wall = wall
+        self._revoked = revoked
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.use_certificate(credential.certificate)
@@ -70,7 +74,7 @@ class ClientTls:
             certificate,
             role=Role.SERVER,
             ca=self._ca,
-            revoked=None,
+            revoked=self._revoked(),
             wall=self._wall(),
             service_name=self._service_name,
         )

@@ -10,6 +10,7 @@ connect.
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 from typing import Any
 
 from twisted.logger import Logger
@@ -18,7 +19,7 @@ from appliance.service.client.complaints import Complaints
 from appliance.service.client.dial import Dial, Target
 from appliance.service.client.origins import Origins, Way, in_words, status_of
 from appliance.service.readiness import ENDING, READABLE, WRITABLE, Readiness
-from appliance.service.relay import Ended, Relay, Wire
+from appliance.service.relay import Ended, Joined, Relay, Wire
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 
@@ -48,12 +49,21 @@ class Visits:
         self.origins = origins
         self.complaints = Complaints()
         self.waiting: set[Visit | _Leaving] = set()
+        self.joined: dict[int, set[Joined]] = {}
 
-    def begin(self, lane: Wire, header: ProxyHeader, early: bytes) -> None:
+    def begin(self, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
         """Take over a lane, registered with the readiness, whose header was opened; ``early`` came behind
-        it.
+        it. ``server`` is the serial number of the server's certificate.
         """
-        Visit(self, lane, header, early).begin()
+        Visit(self, lane, header, early, server).begin()
+
+    def cut(self, servers: Collection[int]) -> None:
+        """End everything that came from servers with these certificates."""
+        for visit in [one for one in self.waiting if isinstance(one, Visit) and one.server in servers]:
+            visit.end()
+        for server in self.joined.keys() & set(servers):
+            for joined in list(self.joined[server]):
+                joined.abort()
 
     def stop(self) -> None:
         """End the visits that are not joined yet; the relay has the others."""
@@ -64,7 +74,8 @@ class Visits:
 class Visit:
     """The visitor until he is joined or refused."""
 
-    def __init__(self, visits: Visits, lane: Wire, header: ProxyHeader, early: bytes) -> None:
+    def __init__(self, visits: Visits, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
+        self.server = server
         self._visits = visits
         self._lane = lane
         self._header = header
@@ -188,9 +199,17 @@ class Visit:
         self._drop()
         if self._visits.complaints.over(f"origin {self._way.origin}"):
             self._visits.log.info("origin {origin}: answers again", origin=self._way.origin)
-        self._visits.relay.join(
-            self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=_ended
-        )
+        audience = self._visits.joined.setdefault(self.server, set())
+        pair: list[Joined] = []
+
+        def ended(_: Ended) -> None:
+            audience.difference_update(pair)
+
+        relay = self._visits.relay
+        joined = relay.join(self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=ended)
+        if joined in relay.joined:
+            pair.append(joined)
+            audience.add(joined)
 
     def _refuse(self, status: Status, about: str, words: str, details: str = "") -> None:
         """Tell the server, and the log if it does not know, why there is no join here."""
@@ -256,7 +275,3 @@ class _Leaving:
         self._visits.waiting.discard(self)
         self._visits.readiness.forget(self._lane)
         self._lane.close()
-
-
-def _ended(_ended: Ended) -> None:
-    """The relay has closed both; nothing here remembers a joined visitor."""

@@ -25,12 +25,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from appliance.fleet.events import Ended, ObserverEvent
+from appliance.fleet.events import CrlBrought, Ended, ObserverEvent, ServerGreeted
 from appliance.fleet.watch import Observer
 from appliance.service import keepalive
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import CertificateRefused, Credential, Peer, Reason, Role, examine
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 
 WATCH_ALPN = b"watch/1"
@@ -42,7 +42,7 @@ class Meeting:
     """How this nameserver proves itself to servers, and whom it takes for one.
 
     `identity()` gives its credential and the CA (asked once, when they are first needed: they are made when
-    the appliance starts); `revoked()` is the newest revocation list.
+    the appliance starts); `revocations` keeps the newest revocation list.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Meeting:
         nameserver_id: str,
         service_name: str,
         identity: Callable[[], tuple[Credential, x509.Certificate]],
-        revoked: Callable[[], RevocationList | None],
+        revocations: Revocations,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._reactor = reactor
@@ -60,7 +60,7 @@ class Meeting:
         self._service_name = service_name
         self._identity = cache(identity)
         self._tls = cache(self._creator)
-        self._revoked = revoked
+        self.revocations = revocations
         self._wall = wall
 
     def connect(self, address: ServerAddress, factory: Factory) -> Deferred[Any]:
@@ -89,6 +89,7 @@ class Meeting:
             self._reactor.seconds(),
             server_id=server_id,
             examine=partial(self._examine, role=Role.CLIENT),
+            crl=self.revocations.revoked.number,
         )
 
     def _creator(self) -> _NameserverTls:
@@ -100,7 +101,7 @@ class Meeting:
             certificate,
             role=role,
             ca=ca,
-            revoked=self._revoked(),
+            revoked=self.revocations.revoked,
             wall=self._wall(),
             service_name=self._service_name,
         )
@@ -178,6 +179,18 @@ class Dial:
             self.observer.forget(names)
             self._wire.flush()
 
+    def withdrawn(self, held: bool) -> None:
+        """Tell the draining server that it is out of what is published; or not, for there is no other."""
+        if self.observer is not None and not self.is_over:
+            self.observer.withdrawn(held=held)
+            self._wire.flush()
+
+    def give(self, revoked: RevocationList) -> None:
+        """Give the server this revocation list, unless it has one as new."""
+        if self.observer is not None and not self.is_over:
+            self.observer.give(revoked)
+            self._wire.flush()
+
     def examine_again(self) -> None:
         """The revocation list is another one."""
         if self.peer is not None and not self.is_over:
@@ -228,12 +241,26 @@ class Dial:
 
     def _said(self, events: list[ObserverEvent]) -> None:
         ended = events[-1] if isinstance(events[-1], Ended) else None
-        said = events[:-1] if ended else events
+        said: list[ObserverEvent] = [one for one in events if not isinstance(one, Ended | CrlBrought)]
+        for event in events:
+            if isinstance(event, ServerGreeted):
+                self.give(self._meeting.revocations.revoked)
+            elif isinstance(event, CrlBrought):
+                self._take(event.pem)
         if said and not self.is_over:
             self._heard(self, said)
         if ended is not None and not self.is_over:
             self._wire.cut()
             self._over(ended.text)
+
+    def _take(self, crl_pem: bytes) -> None:
+        try:
+            self._meeting.revocations.take(crl_pem)
+        except CrlRefused as error:
+            self._wire.cut()
+            self._over(str(error))
+        else:
+            self.examine_again()  # whoever brings a list may be on it
 
     def _lost(self, reason: Failure) -> None:
         self._over(_words(reason))

@@ -75,6 +75,7 @@ class Registry(Service):
         self._lay: Any = None
         self._told_known: NamesTold = _nobody
         self._told_forgotten: NamesTold = _nobody
+        self._drains: list[tuple[Collection[ServerAddress], Deferred[bool]]] = []
         self._complaints = {standing: FewLines(reactor, self._log) for standing in Standing}
         self._held_lines = FewLines(reactor, self._log)
         self._tending = LoopingCall(self._tend)
@@ -180,6 +181,18 @@ class Registry(Service):
         """Nothing is heard from that start of the server at this address."""
         self._stands(address, partial(self._membership.silent, address, boot))
         self._soon(urgent=True)
+
+    def draining(self, addresses: Collection[ServerAddress], server_id: str, boot: str) -> Deferred[bool]:
+        """That start of the server will leave, and serves until then.
+
+        Fires when what follows is published: whether one of these addresses is, all the same.
+        """
+        published: Deferred[bool] = Deferred()
+        for address in addresses:
+            self._stands(address, partial(self._membership.draining, server_id, boot))
+        self._drains.append((addresses, published))
+        self._soon(urgent=True)
+        return published
 
     def left(self, addresses: Iterable[ServerAddress], server_id: str, boot: str) -> None:
         """That start of the server said that it goes away."""
@@ -299,6 +312,9 @@ class Registry(Service):
         self._zonefiles.change(publication.changes(known, self._listing))
         self._listing = publication.listing
         self._keep(published.addresses)
+        drains, self._drains = self._drains, []
+        for addresses, told in drains:
+            told.callback(not frozenset(published.addresses).isdisjoint(addresses))
         if published.held and published.held != held_before:
             held = ", ".join(map(str, published.held))
             self._held_lines.warn(

@@ -19,6 +19,7 @@ from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
     NameRefused,
     ObserverEvent,
+    ServerDraining,
     ServerGreeted,
     ServerLeft,
     ServingStarted,
@@ -128,7 +129,9 @@ class Watcher(Service):
             self._local.stop()
 
     def revoke(self, revoked: RevocationList) -> None:
-        """End the watches of every server whose certificate is on the list, and take it out."""
+        """End the watches of every server whose certificate is on the list, and take it out; give the list to
+        the others.
+        """
         for place in self._places:
             place.revoke(revoked)
 
@@ -152,13 +155,22 @@ class Watcher(Service):
 
 
 class _Follower:
-    """Says to the registry what one watch says."""
+    """Says to the registry what one watch says, and to a draining server that it is out (or held)."""
 
-    def __init__(self, watcher: Watcher, server_id: str, addresses: Collection[ServerAddress]) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        server_id: str,
+        addresses: Collection[ServerAddress],
+        withdrawn: Callable[[bool], None],
+    ) -> None:
         self._registry = watcher.registry
         self._complaints = watcher.complaints
         self._server_id = server_id
         self._addresses = addresses
+        self._withdrawn = withdrawn
+        self._drains = False
+        self._has_joined = False
         self.boot = ""
 
     def follow(self, events: Iterable[ObserverEvent]) -> None:
@@ -169,6 +181,11 @@ class _Follower:
                     self.boot = boot
                 case SnapshotTaken(names):
                     registry.joined(addresses, self._server_id, self.boot, names)
+                    self._has_joined = True
+                    self._drain()
+                case ServerDraining():
+                    self._drains = True
+                    self._drain()
                 case ServingStarted(name, expires):
                     registry.serving(addresses, self.boot, name, expires)
                 case ServingStopped(name):
@@ -177,6 +194,12 @@ class _Follower:
                     self._complaints.warn(self._server_id, f"serves {name}, which is not published: {text}")
                 case ServerLeft():
                     registry.left(addresses, self._server_id, self.boot)
+
+    def _drain(self) -> None:
+        """Take it out, in the same turn in which it may have joined."""
+        if self._drains and self._has_joined:
+            published = self._registry.draining(self._addresses, self._server_id, self.boot)
+            published.addCallback(self._withdrawn)
 
 
 class _Place:
@@ -216,6 +239,8 @@ class _Place:
             self._revoked()
             if self.watch is not None:
                 self.watch.examine_again()
+        elif self.watch is not None:
+            self.watch.give(revoked)
 
     def status(self) -> dict[str, Any]:
         """Plain values for the operator."""
@@ -321,7 +346,7 @@ class _Place:
             self._dials.discard(dial)
             self.watch = dial
             self._serial = dial.peer.serial
-            self._follower = _Follower(self._watcher, greeted.server_id, (self.address,))
+            self._follower = _Follower(self._watcher, greeted.server_id, (self.address,), dial.withdrawn)
             self._check.answered(greeted.boot)
             self._settle()
             dial.know(self._watcher.registry.names())
@@ -385,6 +410,10 @@ class _LocalWatch:
         self._observer.forget(names)
         self._soon()
 
+    def _withdrawn(self, held: bool) -> None:
+        self._observer.withdrawn(held=held)
+        self._soon()
+
     def _soon(self) -> None:
         if self._pumping is None and self._watcher.running:
             self._pumping = self._watcher.reactor.callLater(0, self._pump)
@@ -412,6 +441,6 @@ class _LocalWatch:
                         " published (private_addresses = true allows it)",
                         address=address,
                     )
-                self._follower = _Follower(self._watcher, event.server_id, addresses)
+                self._follower = _Follower(self._watcher, event.server_id, addresses, self._withdrawn)
             if self._follower is not None:
                 self._follower.follow((event,))

@@ -26,6 +26,7 @@ from appliance.service.readiness import READABLE, Readiness
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.visitors import Visitors
+from appliance.service.server.waitingline import WaitingLine
 from appliance.service.tls import ServerTls
 
 ALPN_LINK = b"tunnel/1"
@@ -145,11 +146,14 @@ class Entry(Service):
         self._arrivals: dict[_Arrival, Any] = {}
         self._pauses: set[Any] = set()
 
-    def wire(self, *, visitors: Visitors, lanes: Lanes, adoption: Adoption, tls: ServerTls) -> None:
+    def wire(
+        self, *, visitors: Visitors, lanes: Lanes, adoption: Adoption, links: WaitingLine, tls: ServerTls
+    ) -> None:
         """Who takes over what arrives; before the service starts."""
         self.visitors = visitors
         self.lanes = lanes
         self._adoption = adoption
+        self._links = links
         self._tls = tls
 
     @property
@@ -194,7 +198,9 @@ class Entry(Service):
             self.visitors.tls_arrived(sock, host, hello)
         elif ALPN_LANE in hello.alpn:
             self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
-        elif ALPN_LINK in hello.alpn or ALPN_WATCH in hello.alpn:
+        elif ALPN_LINK in hello.alpn:
+            self._links.join(sock, hello.octets + hello.rest)
+        elif ALPN_WATCH in hello.alpn:
             self._adoption.adopt(sock, hello.octets + hello.rest)
         else:
             self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))

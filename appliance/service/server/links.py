@@ -8,6 +8,7 @@ one's.
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -23,11 +24,13 @@ from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
 from appliance.service.server.lanes import SessionLanes
 from appliance.tunnel.certificates import Peer
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
+from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
     ClientDraining,
+    CrlBrought,
     Ended,
     HelloReceived,
     NameRefused,
@@ -78,6 +81,8 @@ class Links:
         not_serving: Callable[[str], None],
         session_ended: SessionSeen,
         complaints: FewLines,
+        revocations: Revocations,
+        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """``serving(name, certificate_pem)`` at a name's first session, ``not_serving(name)`` at its last
         one's end.
@@ -93,6 +98,9 @@ class Links:
         self._not_serving = not_serving
         self._session_ended = session_ended
         self._complaints = complaints
+        self.revocations = revocations
+        self._jitter = jitter
+        self._is_draining = False
         self._links: dict[Session, _Link] = {}
         self._by_instance: dict[tuple[str, str], Session] = {}
         self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
@@ -103,11 +111,22 @@ class Links:
 
     def revoke(self, revoked: RevocationList) -> None:
         """End the links, and the visitors joined through them, of every client whose certificate is on the
-        list.
+        list; give it to the others.
         """
         for session in list(self.sessions.values()):
             if session.peer.serial in revoked.serials:
                 self._dismiss(session, "revoked", "the client's certificate was revoked")
+        for link in list(self._links.values()):
+            link.give(revoked)
+
+    def drain(self) -> None:
+        """Tell every client that this server will leave, and each another time to come back."""
+        self._is_draining = True
+        for link in self._links.values():
+            self._drain(link)
+
+    def _drain(self, link: _Link) -> None:
+        link.drain(self._jitter(0.0, spread_seconds(len(self.sessions))))
 
     def stop(self, reason: str = "stopping", text: str = "the server is stopping") -> None:
         """Say goodbye on every link; its end follows when the octets are out."""
@@ -153,6 +172,8 @@ class Links:
             return False
         session.instance = instance
         self._by_instance[key] = session
+        if self._is_draining:
+            self._drain(self._links[session])
         if key in self._orphans:
             session.joined, timer = self._orphans.pop(key)
             if timer.active():
@@ -232,6 +253,7 @@ class _Link(Protocol):
             nonce=_nonce,
             now=links.reactor.seconds(),
             service_name=links.service_name,
+            crl=links.revocations.revoked.number,
         )
         links._begin(self, self.session)
         self._look_at_expiry()
@@ -259,6 +281,18 @@ class _Link(Protocol):
             self._machine.goodbye(reason, text)
             self._end()
 
+    def give(self, revoked: RevocationList) -> None:
+        """Give the client this revocation list, unless he has one as new."""
+        if not self._closing:
+            self._machine.give(revoked)
+            self._flush()
+
+    def drain(self, reconnect_in: float) -> None:
+        """Say that this server will leave, and when to come back."""
+        if not self._closing:
+            self._machine.drain(reconnect_in)
+            self._flush()
+
     def _ask_for_lanes(self, kind: str, held: int, waiting: int) -> None:
         if not self._closing:
             self._machine.lanes(kind, held, waiting)
@@ -277,12 +311,16 @@ class _Link(Protocol):
                     links._complaints.warn(self._peer.id, f"link refused: {text}")
                     links._over(self.session, silent=False)
                     return
+                self._machine.give(links.revocations.revoked)
             elif isinstance(event, NameRegistered):
                 links._register(self.session, event)
             elif isinstance(event, NameUnregistered):
                 links._unregister(self.session, event.name)
             elif isinstance(event, ClientDraining):
                 links._withdraw(self.session)
+            elif isinstance(event, CrlBrought):
+                if not self._take(event.pem):
+                    return
             elif isinstance(event, NameRefused):
                 links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
             elif isinstance(event, Ended):
@@ -291,6 +329,17 @@ class _Link(Protocol):
                 links._over(self.session, silent=event.reason == "silent")
                 return
         self._flush()
+
+    def _take(self, crl_pem: bytes) -> bool:
+        """Take over the list that the client brought; whether the link goes on."""
+        links = self._links
+        try:
+            links.revocations.take(crl_pem)
+        except CrlRefused as error:
+            links._complaints.warn(self._peer.id, f"link ended: {error}")
+            self.goodbye("protocol", str(error))
+            links._over(self.session, silent=False)
+        return not self._closing
 
     def _log_end(self, event: Ended) -> None:
         self._links._log.info(

@@ -22,9 +22,10 @@ from appliance.service.server.lanes import Lanes
 from appliance.service.server.links import Links, Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
+from appliance.service.server.waitingline import WaitingLine
 from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import Credential, Peer, Role
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import RevocationList, Revocations
 from appliance.tunnel.routes import Routes
 
 
@@ -46,12 +47,14 @@ class TunnelServer(Service):
         examine: Callable[[Any, Role, datetime], Peer],
         known: Callable[[str], bool],
         known_as: Callable[[str], str | None],
+        revocations: Revocations,
         watch_for: Callable[[Peer], IProtocol],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
     ) -> None:
         """``identity()`` gives the server's credential and the CA, when the service starts; ``examine``
-        judges a peer; ``known`` and ``known_as`` tell whether, and as what, a host was ever served;
+        judges a peer, ``revocations`` keeps the list of those who are no peers any more; ``known`` and
+        ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
         ``not_serving(name)`` tell of a name's first and last session.
         """
@@ -88,6 +91,7 @@ class TunnelServer(Service):
             not_serving=not_serving,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
+            revocations=revocations,
         )
         self._lanes = Lanes(self._readiness, reactor, self._links.sessions)
         self._entry = Entry(
@@ -100,6 +104,7 @@ class TunnelServer(Service):
             complaints=complaints,
         )
         self._adoption: Adoption | None = None
+        self._line: WaitingLine | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -126,7 +131,10 @@ class TunnelServer(Service):
             },
             complaints=self._complaints,
         )
-        self._entry.wire(visitors=self._visitors, lanes=self._lanes, adoption=self._adoption, tls=tls)
+        self._line = WaitingLine(self._reactor, self._readiness, self._adoption.adopt)
+        self._entry.wire(
+            visitors=self._visitors, lanes=self._lanes, adoption=self._adoption, links=self._line, tls=tls
+        )
         self._readiness.start()
         self._entry.startService()
 
@@ -134,6 +142,8 @@ class TunnelServer(Service):
         """Close everything: a farewell on the links, a reset for visitors under way."""
         Service.stopService(self)
         self._entry.stopService()
+        if self._line is not None:
+            self._line.stop()
         self._links.stop()
         self._lanes.stop()
         self._visitors.stop()
@@ -143,8 +153,25 @@ class TunnelServer(Service):
         assert self._adoption is not None, "stopService() before startService()"
         return self._adoption.stop()
 
+    def drain(self) -> None:
+        """Tell the clients that this server will leave. It goes on serving."""
+        self._links.drain()
+
+    def visitors_of_now(self) -> Callable[[], int]:
+        """Counts, whenever it is called, the visitors of now that are still there."""
+        waiting, joined = set(self._visitors.waiting), set(self._relay.joined)
+
+        def left() -> int:
+            if waiting:
+                waiting.intersection_update(self._visitors.waiting)
+                joined.update(self._relay.joined)  # among whom may be those who waited
+            joined.intersection_update(self._relay.joined)
+            return len(waiting) + len(joined)
+
+        return left
+
     def revoke(self, revoked: RevocationList) -> None:
-        """End what the list forbids."""
+        """End what the list forbids, and give it to the others."""
         self._links.revoke(revoked)
 
     def status(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from appliance.ingress import refusal
@@ -168,6 +168,11 @@ class Visitors:
         self._waiting: dict[_Visit, None] = {}
         self._parked = 0
         self._sweep: Any = None
+
+    @property
+    def waiting(self) -> Collection[object]:
+        """Who is not joined yet."""
+        return self._waiting.keys()
 
     def tls_arrived(self, sock: socket.socket, host: str, hello: ClientHello) -> None:
         """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.

@@ -22,11 +22,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.fleet.events import (
+    CrlBrought,
     Ended,
     NameserverGreeted,
     NamesForgotten,
     NamesKnown,
     ServerEvent,
+    ServerWithdrawn,
     WatchEnd,
 )
 from appliance.fleet.known import KnownNames
@@ -35,7 +37,7 @@ from appliance.fleet.watch import WatchedServer
 from appliance.service.fewlines import FewLines
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
-from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lines import MessageError
 
@@ -44,6 +46,11 @@ MAX_WATCHES = 64
 MAX_WATCHES_OF_NAMESERVER = 8
 MAX_KNOWN_OF_NAMESERVER = 500_000
 """Names; about 100 MiB here if there really are so many."""
+
+Withdrawn = Callable[[object, bool | None], None]
+"""Which watch has answered that this server is out of what is published (False), or held in (True); or is
+over (None).
+"""
 
 
 class Watches(Service):
@@ -58,6 +65,7 @@ class Watches(Service):
         server_id: str,
         boot: str,
         addresses: Iterable[ServerAddress],
+        revocations: Revocations,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.known = KnownNames()
@@ -65,6 +73,7 @@ class Watches(Service):
         self.server_id = server_id
         self._boot = boot
         self.addresses = tuple(addresses)
+        self.revocations = revocations
         self._wall = wall
         self._complaints = FewLines(reactor, self._log)
         self._serving: dict[str, Certificate] = {}
@@ -72,6 +81,7 @@ class Watches(Service):
         self._told: dict[str, _Told] = {}  # by nameserver
         self._open: list[_Watch] = []
         self._local: LocalEnd | None = None
+        self._withdrawn: Withdrawn | None = None
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -114,11 +124,22 @@ class Watches(Service):
         """
         return not self._told or self.known.knows(host)
 
+    def drain(self, withdrawn: Withdrawn) -> list[object]:
+        """Tell every nameserver that this server will leave; those whose answer is to be waited for."""
+        self._withdrawn = withdrawn
+        for machine in self._machines():
+            machine.drain()
+        self._flush()
+        local = [] if self._local is None or self._local.machine is None else [self._local]
+        return [*self._open, *local]
+
     def revoke(self, revoked: RevocationList) -> None:
-        """End the watches of every nameserver whose certificate is on the list."""
+        """End the watches of every nameserver whose certificate is on the list; give it to the others."""
         for watch in list(self._open):
             if watch.peer.serial in revoked.serials:
                 watch.dismiss("revoked", "the nameserver's certificate was revoked")
+            else:
+                watch.give(revoked)
 
     def stopService(self) -> None:
         """Tell every nameserver that this server leaves."""
@@ -141,6 +162,8 @@ class Watches(Service):
             partial(secrets.token_hex, 8),
             self.reactor.seconds(),
             self._serving,
+            draining=self._withdrawn is not None,
+            crl=self.revocations.revoked.number,
         )
 
     def opened(self, watch: _Watch) -> None:
@@ -151,17 +174,19 @@ class Watches(Service):
 
     def closed(self, watch: _Watch, text: str) -> None:
         self._open.remove(watch)
+        if self._withdrawn is not None:
+            self._withdrawn(watch, None)
         if text:
             self._complaints.warn(f"nameserver {watch.peer.id}", f"its watch ended: {text}")
 
-    def told(self, nameserver_id: str, saying: _Told, events: Iterable[ServerEvent]) -> bool:
+    def told(self, watch: object, nameserver_id: str, saying: _Told, events: Iterable[ServerEvent]) -> bool:
         """What one watch of a nameserver says; False when that is more than can be kept.
 
         A nameserver that comes again says all that it knows; what it said before holds until it has done so.
         """
         for event in events:
             match event:
-                case NameserverGreeted():
+                case NameserverGreeted() | CrlBrought():
                     pass
                 case NamesKnown(names, complete):
                     if len(saying.names) + len(names) > MAX_KNOWN_OF_NAMESERVER:
@@ -179,6 +204,9 @@ class Watches(Service):
                     saying.names.difference_update(names)
                     if saying.is_complete:
                         self._forgotten(names)
+                case ServerWithdrawn(held):
+                    if self._withdrawn is not None:
+                        self._withdrawn(watch, held)
         return True
 
     def _known(self, names: Iterable[str]) -> None:
@@ -233,7 +261,9 @@ class LocalEnd:
     def receive(self, octets: bytes) -> None:
         """What the nameserver says."""
         assert self.machine is not None
-        self._watches.told("", self._told, self.machine.receive(octets, self._watches.reactor.seconds()))
+        self._watches.told(
+            self, "", self._told, self.machine.receive(octets, self._watches.reactor.seconds())
+        )
 
     def data_to_send(self) -> bytes:
         """What this server says; to be asked again until there is nothing."""
@@ -268,6 +298,12 @@ class _Watch(WatchWire):
             self.machine.leave()
             self.end()
 
+    def give(self, revoked: RevocationList) -> None:
+        """Give the nameserver this revocation list, unless it has one as new."""
+        if self.machine is not None:
+            self.machine.give(revoked)
+            self.flush()
+
     def dismiss(self, reason: str, text: str) -> None:
         """End this watch, in words."""
         self._why = text
@@ -277,7 +313,17 @@ class _Watch(WatchWire):
             self.end()
 
     def _events(self, events: list[ServerEvent]) -> None:
-        if not self._watches.told(self.peer.id, self._told, events):
+        for event in events:
+            if isinstance(event, NameserverGreeted):
+                self.give(self._watches.revocations.revoked)
+            elif isinstance(event, CrlBrought):
+                try:
+                    self._watches.revocations.take(event.pem)
+                except CrlRefused as error:
+                    self.dismiss("protocol", str(error))
+        if self.machine is None:
+            return  # dismissed, perhaps by the very list that it brought
+        if not self._watches.told(self, self.peer.id, self._told, events):
             self.dismiss("too_many_names", f"more than {MAX_KNOWN_OF_NAMESERVER} known names")
         elif isinstance(events[-1], Ended):
             self._why = events[-1].text

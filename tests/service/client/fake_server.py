@@ -99,6 +99,7 @@ class FakeLink:
             now=server.reactor.seconds(),
             service_name=SERVICE_NAME,
             ping_seconds=server.ping_seconds,
+            crl=server.crl,
         )
         exported = transport.getHandle().export_keying_material(EXPORTER_LABEL, EXPORTED_OCTETS, b"")
         self.keys: LaneKeys = lane_keys(exported)
@@ -171,13 +172,15 @@ class FakeServer:
         self.refuses: tuple[str, str] | None = None
         self.hangs_up = False
         self.ping_seconds = 5.0
+        self.crl = 0
         self.links: list[FakeLink] = []
         self.lanes: list[FakeLane] = []
         self.connections = 0
         self.alpn: list[bytes | None] = []
         self._open: set[Any] = set()
         self._closed: list[Deferred[None]] = []
-        self._tls = ServerTls(credential or issued(server_id), CA.certificate, [LINK_ALPN, LANE_ALPN])
+        self.credential = credential or issued(server_id)
+        self._tls = ServerTls(self.credential, CA.certificate, [LINK_ALPN, LANE_ALPN])
         self._port: Any = None
         self._number = 0
 

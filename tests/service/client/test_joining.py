@@ -22,12 +22,15 @@ from appliance.addresses import Listen, Origin
 from appliance.service.client.joining import TunnelClient
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import make_authority
-from appliance.tunnel.discovery import ServerAddress, write_txt
+from appliance.tunnel.discovery import MAX_SERVERS, ServerAddress, write_txt
 from appliance.tunnel.lane import Status
 from appliance.tunnel.messages import Goodbye, Lines
 from appliance.tunnel.proxyheader import Kind, read_proxy_header
-from tests.service.client.fake_server import NOW, FakeServer, invitation, issued, until, visitor
+from appliance.tunnel.session import ClientDraining, CrlBrought
+from tests.service.client.fake_server import CA, NOW, FakeServer, invitation, issued, until, visitor
 from tests.service.client.test_resolver import FakeNameserver, txt
+from tests.tunnel.authority import OTHER_CA
+from tests.tunnel.lists import revoking
 
 reactor: Any = _reactor
 """Shadows nothing: the tests below need the real one, for they use real sockets."""
@@ -227,6 +230,99 @@ async def test_every_server_that_the_dns_names_is_joined(world: World) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_drain_tells_the_servers_and_lets_visitors_finish(world: World) -> None:
+    servers = [world.server(f"s{number}") for number in range(2)]
+    client = world.client(*(server.listen() for server in servers))
+    links = [await joined(server) for server in servers]
+    lane, late = links[0].lanes[:2]
+    lane.take(links[0], visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    world.origin.connections[0].send(b"ServerHello")
+    await until(reactor, lambda: lane.answer)
+    over: list[None] = []
+    client.drain().addCallback(over.append)
+    for link in links:
+        await until(reactor, lambda link=link: ClientDraining() in link.events)  # type: ignore[misc]
+    late.take(links[0], visitor(), b"on the way")  # it was chosen before the server heard
+    await until(reactor, lambda: len(world.origin.connections) == 2)
+    links[1].cut()
+    await until(reactor, lambda: len(client.joined) == 1)
+    for connection in world.origin.connections:
+        assert not over
+        transport: Any = connection.transport
+        transport.abortConnection()
+    await until(reactor, lambda: over)
+    assert len(servers[1].links) == 1  # it was not dialled again
+    client.drain().addCallback(over.append)
+    assert over == [None, None]
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_drain_of_nobody_is_over_at_once_and_one_of_somebody_has_a_limit(world: World) -> None:
+    server = world.server()
+    address = server.listen()
+    client = world.client(address, drain_seconds=0)
+    over: list[None] = []
+    client.drain().addCallback(over.append)  # before it has joined
+    assert over == [None]
+    await deferLater(reactor, 0.05)
+    assert not server.links
+    other = world.client(address, drain_seconds=0)
+    link = await joined(server)
+    lane = link.lanes[0]
+    lane.take(link, visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    other.drain().addCallback(over.append)
+    await until(reactor, lambda: len(over) == 2)
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revoked_server_is_left_with_its_visitors_and_refused_for_ever(world: World) -> None:
+    stolen, other = world.server("s1"), world.server("s2")
+    addresses = [stolen.listen(), other.listen()]
+    client = world.client(*addresses)
+    link, second = [await joined(server) for server in (stolen, other)]
+    lane = link.lanes[0]
+    lane.take(link, visitor(), b"ClientHello")
+    await until(reactor, lambda: world.origin.connections)
+    world.origin.connections[0].send(b"ServerHello")
+    await until(reactor, lambda: lane.answer)
+    revoked = revoking(CA, [stolen.credential.certificate.serial_number], 3, NOW)
+    second.session.give(revoked)
+    second.send()
+    await until(reactor, lambda: link.ended and lane.ended and world.origin.connections[0].ended)
+    assert client.joined == [addresses[1]]
+    await until(reactor, lambda: world.log.holding("cannot join", "was revoked"))
+    assert (world.state / "revoked.pem").read_bytes() == revoked.pem
+    await maybeDeferred(client.stopService)
+    connections, links = stolen.connections, len(stolen.links)
+    world.client(*addresses)  # it remembers
+    await until(reactor, lambda: stolen.connections > connections)
+    await until(reactor, lambda: len(other.links) == 2)
+    assert len(stolen.links) == links
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_list_goes_from_one_server_to_the_others(world: World) -> None:
+    servers = [world.server(f"s{number}") for number in range(2)]
+    client = world.client(*(server.listen() for server in servers))
+    first, second = [await joined(server) for server in servers]
+    revoked = revoking(CA, [1, 2], 5, NOW)
+    first.session.give(revoked)
+    first.send()
+    await until(reactor, lambda: CrlBrought(revoked.pem) in second.events)
+    assert CrlBrought(revoked.pem) not in first.events
+    second.cut()
+    await until(reactor, lambda: len(servers[1].links) == 2)
+    await until(reactor, lambda: CrlBrought(revoked.pem) in servers[1].links[1].events)
+    assert len(client.joined) == 2
+    first.session.give(revoking(OTHER_CA, [1], 6, NOW))
+    first.send()
+    await until(reactor, lambda: first.ended)
+    assert world.log.holding("left server s0", "not signed by this CA")
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_live_link_stays_when_the_dns_forgets_its_server(world: World) -> None:
     first, second = world.server("s1"), world.server("s2")
     address = first.listen()
@@ -240,6 +336,52 @@ async def test_a_live_link_stays_when_the_dns_forgets_its_server(world: World) -
     await joined(first)
     assert address in client.joined
     assert len(world.nameserver.asked) >= 2
+
+
+def look_up_anew(client: TunnelClient) -> None:
+    client._resolver.stopService()
+    client._resolver.startService()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(txt(name="example.com"), id="empty"),
+        pytest.param(txt("r=superprotocol;ip=0.0.0.0", "v=spf1 -all", name="example.com"), id="forged"),
+        pytest.param(lambda query, tcp: None, id="nothing"),
+        pytest.param(lambda query, tcp: b"\x00" * 12, id="garbage"),
+    ],
+)
+@pytest_twisted.ensureDeferred
+async def test_nothing_that_the_dns_says_takes_a_joined_server_away(world: World, answer: Any) -> None:
+    server, other = world.server(), world.server("s2")
+    address = server.listen()
+    client = world.client(address)
+    link = await joined(server)
+    world.nameserver.answer = answer
+    asked = len(world.nameserver.asked)
+    look_up_anew(client)
+    await until(reactor, lambda: len(world.nameserver.asked) > asked)
+    await deferLater(reactor, 0.05)
+    assert client.joined == [address]
+    world.discovers(other.listen())  # and what it says next is believed
+    look_up_anew(client)
+    await joined(other)
+    assert not link.ended
+
+
+@pytest_twisted.ensureDeferred
+async def test_an_answer_of_more_than_64_servers_costs_a_bounded_number_of_dials(world: World) -> None:
+    server = world.server()
+    address = server.listen()
+    client = world.client(address)
+    link = await joined(server)
+    world.discovers(*(ServerAddress(f"127.0.{number}.1", 1) for number in range(1, 100)))
+    look_up_anew(client)
+    await until(reactor, lambda: len(client.links) > 1)
+    assert len(client.links) == MAX_SERVERS
+    assert client.joined == [address]
+    assert not link.ended
 
 
 @pytest_twisted.ensureDeferred

@@ -88,7 +88,7 @@ class Server:
         self.visits = Visits(reactor, readiness, self.relay, Origins(settings, (), reactor))
         self.tls_of_client = ClientTls(SERVICE_NAME, CA.certificate, CLIENT, lambda: NOW)
         target = Target(socket.AF_INET, self.listener.getsockname())
-        session = Session(target, SESSION, KEYS, self.tls_of_client, None)
+        session = Session(target, SESSION, KEYS, self.tls_of_client, None, 4711)
         self.lanes = Lanes(reactor, self.visits, session, "server s1")
         self.said: list[str] = []
         self.lanes.complain = self.hear  # type: ignore[method-assign]

@@ -29,6 +29,7 @@ from appliance.tunnel.certificates import SERVICE_NAME, read_credential
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.session import Offer
 from tests.service.client.fake_server import CA, NAMES, FakeServer, invitation, until
+from tests.tunnel.lists import KeptList
 
 reactor: Any = _reactor
 
@@ -65,7 +66,7 @@ class Making:
         visits = Visits(clock, self.readiness, Relay(self.readiness), Origins(settings, NAMES, clock))
         tls = ClientTls(SERVICE_NAME, CA.certificate, CREDENTIAL, lambda: datetime.now(UTC))
         offers = {NAMES[0]: Offer(tls=True, http="redirect")}
-        self.client = Client(clock, visits, tls, "0" * 32, offers, self.jitter)
+        self.client = Client(clock, visits, tls, "0" * 32, offers, self.jitter, KeptList(CA))
 
     def jitter(self, low: float, high: float) -> float:
         self.drawn.append(high)

@@ -25,6 +25,7 @@ from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, read_proxy_header
 from tests.service.turning import Turning, tcp_pair, turning
 
+SERVER = 4711
 HELLO = b"\x16\x03\x01 a ClientHello"
 
 
@@ -65,7 +66,7 @@ class Ends:
         self.origin: socket.socket | None = None
 
     def begin(self, visitor: ProxyHeader, early: bytes = b"") -> None:
-        self.visits.begin(self.lane, visitor, early)
+        self.visits.begin(self.lane, visitor, early, SERVER)
 
     def accept(self) -> socket.socket:
         accepted: list[socket.socket] = []
@@ -160,6 +161,22 @@ def test_joined_goes_in_front_of_the_origins_first_octets(ends: Making) -> None:
     joined.turns()
     assert not joined.relay.joined
     assert not joined.visits.waiting
+
+
+def test_whoever_came_from_a_revoked_server_is_cut(ends: Making) -> None:
+    joined, waiting = ends(), ends()
+    joined.begin(header(), HELLO)
+    joined.accept().send(b"ServerHello")
+    joined.receive(joined.server, 12)
+    joined.visits.cut({SERVER + 1})
+    assert joined.relay.joined
+    joined.visits.cut({SERVER})
+    assert not joined.relay.joined
+    assert not joined.visits.joined[SERVER]
+    waiting.begin(header(), HELLO)
+    waiting.accept()
+    waiting.visits.cut({SERVER})
+    assert not waiting.visits.waiting
 
 
 def test_a_hello_that_comes_in_pieces(ends: Making) -> None:

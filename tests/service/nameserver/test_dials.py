@@ -25,6 +25,7 @@ from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.nameserver.bench import ZONE
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, WALL
+from tests.tunnel.lists import KeptList
 
 reactor: Any = chosen
 WWW = "www.example.org"
@@ -65,12 +66,14 @@ class Child(ProcessProtocol):
 
 
 def meeting(revoked: RevocationList | None = None) -> Meeting:
+    kept = KeptList(CA)
+    kept.revoked = revoked or kept.revoked
     return Meeting(
         reactor,
         nameserver_id="ns1",
         service_name=SERVICE_NAME,
         identity=lambda: (NAMESERVER, CA.certificate),
-        revoked=lambda: revoked,
+        revocations=kept,
     )
 
 
@@ -198,7 +201,7 @@ async def test_a_server_refuses_a_nameserver_in_words(tmp_path: Path) -> None:
         nameserver_id="ns1",
         service_name=SERVICE_NAME,
         identity=lambda: (CLIENT, CA.certificate),
-        revoked=lambda: None,
+        revocations=KeptList(CA),
     )
     try:
         heard = Heard(address, posing)

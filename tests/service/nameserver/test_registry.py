@@ -243,3 +243,19 @@ def test_status_is_plain_values(bench: Bench) -> None:
     ]
     assert status["names"] == [{"name": "www.demo.test", "expires": YEAR, "servers": ["192.0.2.1:443"]}]
     assert status["conflicts"] == []
+
+
+def test_who_drains_is_told_once_it_is_out(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {})
+    bench.registry.joined([B], "b", "1", {})
+    bench.clock.advance(1)
+    told: list[bool] = []
+    bench.registry.draining([A], "a", "1").addCallback(told.append)
+    assert not told
+    bench.clock.advance(0)
+    assert bench.txt() == [B]
+    assert told == [False]
+    bench.registry.draining([B], "b", "1").addCallback(told.append)
+    bench.clock.advance(0)
+    assert bench.txt() == [A, B]
+    assert told == [False, True]

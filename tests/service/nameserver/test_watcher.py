@@ -14,6 +14,7 @@ from twisted.internet.protocol import Factory
 from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 
+from appliance.dns.names import from_text
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.watcher import Watcher
 from appliance.service.server.watches import Watches
@@ -28,9 +29,10 @@ from appliance.tunnel.certificates import (
     read_peer,
 )
 from appliance.tunnel.crl import RevocationList
-from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.discovery import ServerAddress, read_txt
 from tests.service.nameserver.bench import YEAR, A, B, Bench, C
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, WALL
+from tests.tunnel.lists import KeptList, revoking
 
 WWW = "www.example.org"
 PEM = CLIENT.certificate_pem()
@@ -114,10 +116,9 @@ class Network(Meeting):
             nameserver_id="ns1",
             service_name=SERVICE_NAME,
             identity=lambda: (NAMESERVER, CA.certificate),
-            revoked=lambda: self.revoked,
+            revocations=KeptList(CA),
             wall=lambda: WALL,
         )
-        self.revoked: RevocationList | None = None
         self.clock = bench.clock
         self.up: dict[ServerAddress, Watches] = {}
         self.deaf: set[ServerAddress] = set()
@@ -136,6 +137,7 @@ class Network(Meeting):
             server_id=server_id,
             boot=f"boot{self.boots}",
             addresses=[address],
+            revocations=KeptList(CA),
             wall=WALL.timestamp,
         )
         self.up[address] = watches
@@ -407,8 +409,8 @@ def test_a_revoked_server_goes_out_even_as_the_last_one(tmp_path: Path) -> None:
     world.run(1.1)
     assert world.txt() == [A]
     serial = CREDENTIALS[A].certificate.serial_number
-    world.network.revoked = RevocationList(1, frozenset({serial}))
-    world.watcher.revoke(world.network.revoked)
+    world.network.revocations.revoked = RevocationList(1, frozenset({serial}))
+    world.watcher.revoke(world.network.revocations.revoked)
     world.run(0.1)
     assert world.txt() == []
     world.run(20)
@@ -482,7 +484,9 @@ def test_private_addresses_are_not_even_dialled(tmp_path: Path) -> None:
 def test_the_server_in_this_process_is_watched_without_a_wire(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     network = Network(bench)
-    watches = Watches(bench.clock, server_id="a", boot="1", addresses=[A], wall=WALL.timestamp)
+    watches = Watches(
+        bench.clock, server_id="a", boot="1", addresses=[A], revocations=KeptList(CA), wall=WALL.timestamp
+    )
     bench.registry.know("old.example.org", YEAR)
     watcher = Watcher(bench.clock, bench.registry, [A, B], network, local=watches.local())
     watcher.startService()
@@ -517,3 +521,55 @@ def test_the_examination_is_the_tunnels(tmp_path: Path) -> None:
     peer = examine(CREDENTIALS[A].certificate, role=Role.SERVER, ca=CA.certificate, revoked=None, wall=WALL)
     assert meeting.server_at(A, CREDENTIALS[A].certificate) == peer
     bench.stop()
+
+
+def test_a_server_that_drains_is_out_and_hears_it(three: World) -> None:
+    said: list[bool | None] = []
+    watches = three.network.up[B]
+    assert len(watches.drain(lambda watch, held: said.append(held))) == 1
+    three.run(0.2)
+    assert three.txt() == [A, C]
+    assert said == [False]
+    assert three.standing()["b"] == "draining"
+    lays = len(three.bench.lays)
+    three.network.connections[[one.watches for one in three.network.connections].index(watches)].close()
+    assert said == [False, None]
+    three.run(1)  # the next watch finds it draining, and it is never in again
+    assert three.txt() == [A, C]
+    assert said == [False, None, False]
+    assert B not in {at for _, laid in three.bench.zonefiles.laid[lays:] for at in _listed(laid)}
+    watches.stopService()
+    three.run(0.1)
+    assert three.standing()["b"] == "left"
+
+
+def _listed(laid: Any) -> list[ServerAddress | None]:
+    rrset = laid.get((from_text("demo.test"), 16))
+    return [] if rrset is None else [read_txt(rdata[1:].decode()) for rdata in rrset.rdatas]
+
+
+def test_the_last_server_that_drains_stays(world: World) -> None:
+    watches = world.network.start(A)
+    world.start()
+    world.run(1)
+    said: list[bool | None] = []
+    watches.drain(lambda watch, held: said.append(held))
+    world.run(0.2)
+    assert world.txt() == [A]
+    assert said == [True]
+
+
+def test_a_revocation_list_goes_from_one_server_to_the_others_and_takes_one_out(three: World) -> None:
+    three.network.revocations.tell = three.watcher.revoke  # type: ignore[attr-defined]
+    revoked = revoking(CA, [CREDENTIALS[C].certificate.serial_number], 2, WALL)
+    first, second = (three.network.up[at] for at in (A, B))
+    first.revocations.take(revoked.pem)
+    first.revoke(revoked)
+    three.run(0.3)
+    assert three.txt() == [A, B]
+    assert second.revocations.revoked == revoked
+    assert "was revoked" in three.watcher.status()[2]["problem"]
+    three.network.kill(B)
+    later = three.network.start(B)  # another one, that was away and has none
+    three.run(5)
+    assert later.revocations.revoked == revoked

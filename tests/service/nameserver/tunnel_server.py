@@ -25,6 +25,7 @@ from appliance.tunnel.certificates import (
     read_peer,
 )
 from appliance.tunnel.discovery import ServerAddress
+from tests.tunnel.lists import KeptList
 
 
 def main(directory: Path) -> None:
@@ -38,7 +39,10 @@ def main(directory: Path) -> None:
         return examine(certificate, role=role, ca=ca, revoked=None, wall=wall)
 
     boot = datetime.now(UTC).strftime("%H%M%S%f")
-    watches = Watches(reactor, server_id="s1", boot=boot, addresses=[ServerAddress(host)])
+    kept = KeptList(credential)  # a list of nobody, that nobody replaces
+    watches = Watches(
+        reactor, server_id="s1", boot=boot, addresses=[ServerAddress(host)], revocations=kept
+    )
     server = TunnelServer(
         reactor,
         server_id="s1",
@@ -50,6 +54,7 @@ def main(directory: Path) -> None:
         default_name=None,
         identity=lambda: (credential, ca),
         examine=judge,
+        revocations=kept,
         known=watches.known.knows,
         known_as=watches.known.known_as,
         watch_for=watches.protocol_for,

@@ -29,8 +29,8 @@ from appliance.tunnel.certificates import (
     issue_server,
     make_authority,
 )
-from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.session import ClientSession, Ended, Event, NameRegistered, Offer
+from tests.tunnel.lists import KeptList
 
 reactor: Any = _reactor
 WALL = datetime.now(UTC)
@@ -73,7 +73,7 @@ class Ground:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
         self.watches: list[Peer] = []
-        self.revoked: RevocationList | None = None
+        self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
         self.server = TunnelServer(
             reactor,
             server_id="s1",
@@ -85,6 +85,7 @@ class Ground:
             default_name=None,
             identity=lambda: (SERVER, CA.certificate),
             examine=self._examine,
+            revocations=self.kept,
             known=lambda host: False,
             known_as=lambda host: None,
             watch_for=self._watch,
@@ -95,7 +96,7 @@ class Ground:
         self.clients: list[LinkOnly] = []
 
     def _examine(self, certificate: x509.Certificate | None, role: Role, wall: datetime) -> Peer:
-        return examine(certificate, role=role, ca=CA.certificate, revoked=self.revoked, wall=wall)
+        return examine(certificate, role=role, ca=CA.certificate, revoked=self.kept.revoked, wall=wall)
 
     def _watch(self, peer: Peer) -> Served:
         self.watches.append(peer)
@@ -127,12 +128,14 @@ class LinkOnly(Protocol):
         instance: str | None = None,
         alpn: bytes = b"tunnel/1",
         answers: bool = True,
+        crl: int | None = None,
     ) -> None:
         self.machine = ClientSession(
             instance=instance or os.urandom(16).hex(),
             offers=dict.fromkeys(NAMES, TLS_ONLY) if offers is None else offers,
             nonce=lambda: os.urandom(4).hex(),
             now=reactor.seconds(),
+            crl=crl,
         )
         self.events: list[Event] = []
         self.octets = b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from typing import Any
 
 import pytest
@@ -26,6 +27,31 @@ def hello(ground: Ground, alpn: bytes = b"tunnel/1") -> socket.socket:
     sock.sendall(connection.bio_read(65536))
     sock.setblocking(False)
     return sock
+
+
+@pytest_twisted.ensureDeferred
+async def test_links_begin_their_handshakes_a_few_at_a_time() -> None:
+    ground = Ground()
+    try:
+        adopted: Any = ground.server._adoption
+        began: list[float] = []
+        adopt = ground.server._line._adopt  # type: ignore[union-attr]
+
+        def watched(sock: socket.socket, octets: bytes) -> None:
+            began.append(time.monotonic())
+            adopt(sock, octets)
+
+        ground.server._line._adopt = watched  # type: ignore[union-attr]
+        socks = [hello(ground) for _ in range(25)]
+        watch = hello(ground, b"watch/1")
+        await until(lambda: adopted._handshakes >= 11)  # the watch is not in the line
+        await until(lambda: len(began) == 25)
+        for first, last in zip(began, began[10:], strict=False):
+            assert last - first >= 0.0999
+        for sock in (*socks, watch):
+            sock.close()
+    finally:
+        await ground.close()
 
 
 def ended(sock: socket.socket) -> bool:

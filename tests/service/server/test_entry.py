@@ -22,6 +22,7 @@ from appliance.service.server.adoption import Adoption
 from appliance.service.server.entry import Entry
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.visitors import Visitors
+from appliance.service.server.waitingline import WaitingLine
 from appliance.service.tls import ServerTls
 from tests.service.turning import Turning, turning
 
@@ -53,7 +54,10 @@ class Taken:
         self._take("lane", sock, (preface, rest))
 
     def adopt(self, sock: socket.socket, octets: bytes) -> None:
-        self._take("link or watch", sock, octets)
+        self._take("watch", sock, octets)
+
+    def join(self, sock: socket.socket, octets: bytes) -> None:
+        self._take("link", sock, octets)
 
     def refuse(self, sock: socket.socket, octets: bytes) -> None:
         self.refused.append(octets)
@@ -108,6 +112,7 @@ def _ground(reactor: Turning, readiness: Readiness, default_name: str | None) ->
         visitors=cast(Visitors, taken),
         lanes=cast(Lanes, taken),
         adoption=cast(Adoption, taken),
+        links=cast(WaitingLine, taken),
         tls=cast(ServerTls, taken),
     )
     return Ground(reactor, entry, taken, lines)
@@ -131,8 +136,8 @@ def hello(server_name: str | None, alpn: list[bytes]) -> bytes:
         ("www.example.com", [b"h2", b"http/1.1"], "visitor"),
         ("www.example.com", [], "visitor"),
         ("www.example.com", [b"tunnel/1"], "visitor"),  # a passed-through name may use any protocol
-        (SERVICE, [b"tunnel/1"], "link or watch"),
-        (SERVICE, [b"watch/1"], "link or watch"),
+        (SERVICE, [b"tunnel/1"], "link"),
+        (SERVICE, [b"watch/1"], "watch"),
         (SERVICE, [b"tunnel-lane/1"], "tls lane"),
     ],
 )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
+import pytest
 import pytest_twisted
 
 from appliance.tunnel.certificates import make_authority
 from appliance.tunnel.crl import RevocationList
+from appliance.tunnel.herd import spread_seconds
+from appliance.tunnel.session import CrlBrought, ServerDraining
 from tests.service.server.linked import (
+    CA,
     NAMES,
     NAMESERVER,
     SERVER,
@@ -18,6 +23,7 @@ from tests.service.server.linked import (
     client_credential,
     until,
 )
+from tests.tunnel.lists import revoking
 
 
 @pytest_twisted.ensureDeferred
@@ -43,13 +49,33 @@ async def test_registered_served_and_unserved() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_draining_server_tells_its_clients_and_those_that_come_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ground = Ground()
+    links: Any = ground.server._links
+    monkeypatch.setattr(links, "_jitter", lambda low, high: high)
+    try:
+        first, second = [await ground.link(client_credential()) for _ in range(2)]
+        await until(lambda: first.names and second.names)
+        ground.server.drain()
+        for link in (first, second):
+            await until(lambda link=link: ServerDraining(spread_seconds(2)) in link.events)  # type: ignore[misc]
+        third = await ground.link(client_credential())
+        await until(lambda: third.names)  # it goes on serving
+        assert ServerDraining(spread_seconds(3)) in third.events
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_every_refusal_says_why() -> None:
     ground = Ground()
     try:
         other_ca = make_authority("another", WALL)
         past = WALL - timedelta(days=400)
         revoked = client_credential("gone")
-        ground.revoked = RevocationList(1, frozenset([revoked.certificate.serial_number]))
+        ground.kept.revoked = RevocationList(1, frozenset([revoked.certificate.serial_number]))
         for credential, reason, word in [
             (client_credential(ca=other_ca), "another_ca", "another CA"),
             (client_credential(wall=past, days=10), "expired", "expired"),
@@ -109,6 +135,43 @@ async def test_sixteen_instances_of_one_certificate() -> None:
         assert late.end is not None
         assert late.end.reason == "too_many_instances"
         assert len(ground.server.status()["sessions"]) == 16
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_revocation_list_spreads_both_ways() -> None:
+    ground = Ground()
+    try:
+        gone = client_credential("gone")
+        first, second, deaf = [
+            await ground.link(client_credential(name), crl=crl)
+            for name, crl in (("a", 0), ("b", 0), ("c", None))
+        ]
+        victim = await ground.link(gone, crl=0)
+        await until(lambda: all(link.names for link in (first, second, deaf, victim)))
+        revoked = revoking(CA, [gone.certificate.serial_number], 4, WALL)
+        first.machine.give(revoked)
+        first._flush()
+        await until(lambda: victim.end and CrlBrought(revoked.pem) in second.events)
+        assert victim.end is not None
+        assert victim.end.reason == "revoked"
+        assert ground.kept.revoked == revoked
+        late = await ground.link(client_credential("late"), crl=3)
+        await until(lambda: CrlBrought(revoked.pem) in late.events)
+        ahead = await ground.link(client_credential("ahead"), crl=9)
+        await until(lambda: ahead.names)
+        for link in (first, deaf, ahead):
+            assert CrlBrought(revoked.pem) not in link.events
+        second.machine.give(revoking(make_authority("another", WALL), [1], 5, WALL))
+        second._flush()
+        await until(lambda: second.end)
+        assert second.end is not None
+        assert (second.end.reason, second.end.text) == (
+            "protocol",
+            "the revocation list is not signed by this CA",
+        )
+        assert first.end is None
     finally:
         await ground.close()
 

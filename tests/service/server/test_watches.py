@@ -12,6 +12,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
 
 from appliance.fleet.events import (
+    CrlBrought,
     Ended,
     ObserverEvent,
     ServerGreeted,
@@ -26,7 +27,8 @@ from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Role, examine, issue_nameserver, read_peer
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
-from tests.tunnel.authority import CA, CLIENT, NAMESERVER, WALL
+from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, WALL
+from tests.tunnel.lists import KeptList, revoking
 
 WWW, WILD = "www.example.org", "*.apps.example.org"
 ADDRESS = ServerAddress("192.0.2.1")
@@ -38,7 +40,14 @@ OTHER = issue_nameserver(CA, nameserver_id="ns2", wall=WALL)
 class Watching:
     """A nameserver's end of a watch, over a fake wire."""
 
-    def __init__(self, watches: Watches, clock: Clock, credential: object = NAMESERVER) -> None:
+    def __init__(
+        self,
+        watches: Watches,
+        clock: Clock,
+        credential: object = NAMESERVER,
+        *,
+        crl: int | None = None,
+    ) -> None:
         assert isinstance(credential, type(NAMESERVER))
         self.clock = clock
         peer = read_peer(credential.certificate)
@@ -51,6 +60,7 @@ class Watching:
             examine=lambda certificate: examine(
                 certificate, role=Role.CLIENT, ca=CA.certificate, revoked=None, wall=WALL
             ),
+            crl=crl,
         )
         self.events: list[ObserverEvent] = []
         protocol = watches.protocol_for(peer)
@@ -82,7 +92,14 @@ def clock() -> Clock:
 
 @pytest.fixture
 def watches(clock: Clock) -> Iterator[Watches]:
-    watches = Watches(clock, server_id="s1", boot="b1", addresses=[ADDRESS], wall=WALL.timestamp)
+    watches = Watches(
+        clock,
+        server_id="s1",
+        boot="b1",
+        addresses=[ADDRESS],
+        revocations=KeptList(CA),
+        wall=WALL.timestamp,
+    )
     watches.startService()  # type: ignore[no-untyped-call]
     yield watches
     assert not clock.getDelayedCalls()
@@ -249,3 +266,32 @@ def test_the_end_in_the_same_process(watches: Watches, clock: Clock) -> None:
     watches.not_serving(WWW)
     assert woken == [True]
     assert observer.receive(end.data_to_send(), 0.0) == [ServingStopped(WWW)]
+
+
+def test_a_revocation_list_spreads_both_ways(clock: Clock) -> None:
+    kept = KeptList(CA)
+    watches = Watches(
+        clock, server_id="s1", boot="b1", addresses=[ADDRESS], revocations=kept, wall=WALL.timestamp
+    )
+    kept.tell = watches.revoke
+    first, second = Watching(watches, clock, crl=0), Watching(watches, clock, crl=0)
+    gone = Watching(watches, clock, OTHER, crl=0)
+    for watch in (first, second, gone):
+        watch.turn()
+    revoked = revoking(CA, [OTHER.certificate.serial_number], 2, WALL)
+    first.observer.give(revoked)
+    assert first.turn() == []
+    assert second.turn() == [CrlBrought(revoked.pem)]
+    (ended,) = gone.turn()
+    assert isinstance(ended, Ended)
+    assert "revoked" in ended.text
+    assert kept.revoked == revoked
+    late = Watching(watches, clock, crl=1)
+    assert CrlBrought(revoked.pem) in late.turn()
+    second.observer.give(revoking(OTHER_CA, [], 3, WALL))
+    (ended,) = second.turn()
+    assert isinstance(ended, Ended)
+    assert "not signed by this CA" in ended.text
+    for watch in (first, second, gone, late):
+        watch.lose()
+    assert not clock.getDelayedCalls()

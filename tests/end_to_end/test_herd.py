@@ -1,0 +1,144 @@
+"""A thousand clients lose their server and come back: how soon, how steadily, and what visitors feel."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.end_to_end.programs import Process, wait_for
+from tests.end_to_end.site import ZONE, Appliance, Nginx, Ports, tls_context
+from tests.end_to_end.visitors import fetch
+
+CLIENTS = 1000
+BACK_SECONDS = 20.0
+BEGUN_AT_MOST, WINDOW_SECONDS = 10, 0.1
+BASELINE_VISITS = 400
+FLOOR_SECONDS = 0.025
+"""Of a p99 that is lower than this a doubling is the noise of the machine."""
+
+
+class Herd:
+    """One appliance, and the clients of so many names with one origin."""
+
+    def __init__(self, directory: Path, count: int) -> None:
+        self.count = count
+        self.directory = directory
+        self.ca = trustme.CA()
+        self.context = tls_context(self.ca)
+        self.ports = Ports()
+        self.origin = Nginx(directory / "origin", [f"*.{ZONE}"], self.ca)
+        self.s1 = Appliance(directory / "s1", self.ports)
+        self.begun = directory / "begun"
+        self.s1.twistd = (sys.executable, "-m", "tests.end_to_end.counted_twistd", self.begun)
+        self.clients: Process
+
+    def start(self) -> None:
+        self.origin.start()
+        self.s1.start()
+        self.clients = Process(
+            [
+                *(sys.executable, "-m", "tests.end_to_end.herd", self.s1.directory / "state"),
+                *(f"127.0.0.1:{self.ports.tls}", str(self.count), str(self.origin.tls)),
+            ],
+            self.directory / "herd",
+            cwd=Path(__file__).parents[2],
+        )
+        wait_for(lambda: len(self.back()) == self.count, 120, "the whole herd")
+
+    def back(self) -> set[int]:
+        """Who has a link now."""
+        now: set[int] = set()
+        for word, number in re.findall(r"^(back|lost) (\d+)$", self.clients.output, re.MULTILINE):
+            (now.add if word == "back" else now.discard)(int(number))
+        return now
+
+    def begun_since(self, when: float) -> list[float]:
+        times = map(float, self.begun.read_text().split())
+        return [at for at in times if at >= when]
+
+    def visit(self, number: int) -> float:
+        began = time.monotonic()
+        fetch(self.context, "127.0.0.1", self.ports.tls, f"n{number}.{ZONE}", "/who")
+        return time.monotonic() - began
+
+    def kill(self) -> None:
+        if hasattr(self, "clients"):
+            self.clients.kill()
+        self.s1.kill()
+        self.origin.kill()
+
+
+def p99(seconds: list[float]) -> float:
+    return sorted(seconds)[math.ceil(len(seconds) * 0.99) - 1]
+
+
+def most_in_a_window(times: list[float]) -> int:
+    return max(sum(1 for at in times if first <= at < first + WINDOW_SECONDS - 1e-6) for first in times)
+
+
+def come_back(herd: Herd, end: signal.Signals) -> tuple[float, int, list[float]]:
+    """End the server and start it: seconds until all are back, the most handshakes begun in any window, and
+    what the visitors of those waited who were back already.
+    """
+    process = herd.s1.process
+    assert process is not None
+    if end is signal.SIGKILL:
+        herd.s1.kill()
+    else:
+        assert process.stop(end) in (0, -end)
+    wait_for(lambda: not herd.back(), 15, "the end of every link")
+    herd.s1.start(waits=False).says("ready")
+    ready = time.monotonic()
+    visits: list[float] = []
+    while len(back := herd.back()) < herd.count:
+        assert time.monotonic() < ready + 3 * BACK_SECONDS, f"only {len(back)} are back"
+        for number in random.sample(sorted(back), min(20, len(back))):
+            visits.append(herd.visit(number))
+    return time.monotonic() - ready, most_in_a_window(herd.begun_since(ready - 5)), visits
+
+
+@pytest.fixture
+def herd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Herd]:
+    made = Herd(tmp_path, request.param)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.kill()
+
+
+def measure(herd: Herd, end: signal.Signals) -> None:
+    before = [herd.visit(random.randrange(herd.count)) for _ in range(BASELINE_VISITS)]
+    seconds, most, visits = come_back(herd, end)
+    called = f"herd_of_{herd.count}_after_{end.name.lower()}"
+    print(f"measured {called}_back {seconds:.3f} s")
+    print(f"measured {called}_handshakes_begun_in_100_ms {most}")
+    print(f"measured {called}_visitors_p99_before {p99(before):.4f} s")
+    print(f"measured {called}_visitors_p99_meanwhile {p99(visits):.4f} s of {len(visits)}")
+    assert most <= BEGUN_AT_MOST
+    assert seconds <= BACK_SECONDS
+    assert p99(visits) <= 2 * max(p99(before), FLOOR_SECONDS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("herd", [CLIENTS], indirect=True)
+def test_a_thousand_clients_after_a_crash_and_a_restart(herd: Herd) -> None:
+    measure(herd, signal.SIGKILL)
+    measure(herd, signal.SIGTERM)
+
+
+@pytest.mark.parametrize("herd", [60], indirect=True)
+def test_sixty_clients_after_a_restart(herd: Herd) -> None:
+    seconds, most, _ = come_back(herd, signal.SIGTERM)
+    print(f"measured herd_of_60_back {seconds:.3f} s")
+    assert most <= BEGUN_AT_MOST
+    assert seconds <= BACK_SECONDS

@@ -1,0 +1,90 @@
+"""The line of links: in order, at the rate of the turnstile, without those who left."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from twisted.internet.task import Clock
+
+from appliance.service.readiness import ENDING, Readiness
+from appliance.service.server import waitingline
+from appliance.service.server.waitingline import WaitingLine
+
+
+class Doors(Readiness):
+    """Remembers who watches a socket."""
+
+    def __init__(self) -> None:
+        self.watching: dict[socket.socket, object] = {}
+
+    def change(self, wire: object, ready: object) -> None:
+        assert isinstance(wire, socket.socket)
+        self.watching[wire] = ready
+
+    def forget(self, wire: object) -> None:
+        assert isinstance(wire, socket.socket)
+        self.watching.pop(wire, None)
+
+
+class Line:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.doors = Doors()
+        self.adopted: list[tuple[float, int]] = []
+        self.line = WaitingLine(self.clock, self.doors, self._adopt)
+        self.made: list[socket.socket] = []
+
+    def _adopt(self, sock: socket.socket, octets: bytes) -> None:
+        self.doors.forget(sock)
+        self.adopted.append((self.clock.seconds(), int(octets)))
+
+    def come(self, *numbers: int) -> None:
+        for number in numbers:
+            sock = socket.socket()
+            self.made.append(sock)
+            self.line.join(sock, b"%d" % number)
+
+
+@pytest.fixture
+def line() -> Iterator[Line]:
+    made = Line()
+    yield made
+    made.line.stop()
+    assert not made.clock.getDelayedCalls()
+    for sock in made.made:
+        sock.close()
+
+
+def test_ten_at_once_and_the_others_in_their_turn(line: Line) -> None:
+    line.come(*range(25))
+    assert [number for _, number in line.adopted] == list(range(10))
+    line.clock.advance(0.05)
+    assert len(line.adopted) == 10
+    line.clock.advance(0.05)
+    assert len(line.adopted) == 20
+    line.clock.advance(0.1)
+    assert [number for _, number in line.adopted] == list(range(25))
+    line.come(25)
+    assert line.adopted[-1] == (0.2, 25)
+
+
+def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
+    line.come(*range(13))
+    ready = line.doors.watching[line.made[11]]
+    ready(ENDING)  # type: ignore[operator]
+    assert len(line.line) == 2
+    line.clock.advance(0.1)
+    assert [number for _, number in line.adopted[10:]] == [10, 12]
+    assert line.made[11].fileno() < 0
+
+
+def test_a_line_that_is_too_long_sends_away(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waitingline, "WAITING_AT_MOST", 2)
+    line.come(*range(13))
+    assert line.made[12].fileno() < 0
+    line.line.stop()
+    assert {sock.fileno() for sock in line.made[10:]} == {-1}
+    line.clock.advance(1)
+    assert len(line.adopted) == 10
