@@ -21,7 +21,9 @@ APEX = names.from_text("demo.test")
 def message(*options: tuple[int, bytes]) -> bytes:
     update = dns.update.UpdateMessage("demo.test", id=7)
     update.add("s1._tunnel", 60, "TXT", "x")
-    update.use_edns(0, options=[dns.edns.GenericOption(code, content) for code, content in options])
+    update.use_edns(
+        0, options=[dns.edns.GenericOption(dns.edns.OptionType(code), content) for code, content in options]
+    )
     return update.to_wire()
 
 

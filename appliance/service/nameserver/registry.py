@@ -40,8 +40,9 @@ class Registry(Service):
     """Servers, known names and what follows from both.
 
     `listed` are the addresses that the operator's settings name, those of a server in this process included;
-    `discovery` is the name that lists the servers (each apex without one). The store is open and the zones
-    are loaded when the service starts; after that the first answer is right.
+    `introduced` tells of an id whether that server announces itself here instead; `discovery` is the name
+    that lists the servers (each apex without one). The store is open and the zones are loaded when the
+    service starts; after that the first answer is right.
     """
 
     _log = Logger()
@@ -53,6 +54,7 @@ class Registry(Service):
         zonefiles: Zonefiles,
         *,
         listed: Collection[ServerAddress],
+        introduced: Callable[[str], bool] = lambda server_id: False,
         discovery: str | None = None,
         private_addresses: bool = False,
         wall: Callable[[], float] = time.time,
@@ -61,6 +63,7 @@ class Registry(Service):
         self._store = store
         self._zonefiles = zonefiles
         self._listed = listed
+        self._introduced = introduced
         self._discovery = discovery
         self._private_addresses = private_addresses
         self._wall = wall
@@ -91,7 +94,8 @@ class Registry(Service):
             self._kept[server.id] = server
             for address in server.addresses:
                 self._membership.restored(address, server.id, server.boot, now)
-                if address not in self._listed or not self.admits(address):
+                is_ours = address in self._listed or self._introduced(server.id)
+                if not is_ours or not self.admits(address):
                     self._membership.unlisted(address, now)
         self._publish()
         self._laid_at = float("-inf")  # the server in this process comes next, and is not to wait
@@ -147,6 +151,18 @@ class Registry(Service):
     def boot_at(self, address: ServerAddress) -> str | None:
         """Which start of a server was last verified at this address."""
         return self._membership.boot_at(address)
+
+    def places_of(self, is_wanted: Callable[[str], bool]) -> set[ServerAddress]:
+        """Where the servers of these ids were verified, unless they have left."""
+        return {
+            member.address
+            for member in self._membership.members()
+            if member.standing is not Standing.LEFT and is_wanted(member.server_id)
+        }
+
+    def members(self) -> set[str]:
+        """The ids of all servers that were verified and are not forgotten."""
+        return {member.server_id for member in self._membership.members()}
 
     def joined(
         self, addresses: Iterable[ServerAddress], server_id: str, boot: str, names: Mapping[str, float]
