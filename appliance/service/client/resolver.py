@@ -35,7 +35,8 @@ MIN_AGAIN_SECONDS, MAX_AGAIN_SECONDS = 5.0, 300.0
 #: After a failure the pause doubles up to this: a resolver that is back is noticed within a minute.
 MAX_FAILED_AGAIN_SECONDS = 60.0
 #: Clients that asked together (a server's death tells them all at once) shall not do so for ever.
-_SPREAD = 1.25
+#: No more than that: a server that is added is to be in the A records within the TTL and 5 s.
+_SPREAD = 1.1
 #: "At once" after a lost link is not more often than this: several links are lost together when a network is.
 MIN_BETWEEN_SECONDS = 1.0
 #: Servers taken from one answer; the Joiner holds no more, either.

@@ -31,8 +31,7 @@ def introduction_of(
         names.to_text(key_name(server_id, serial)),
         tuple(
             NameserverKey(one.id, one.addresses, _secret(one.secret, server_id, serial))
-            for one in (own, *peers)
-            if one.id != server_id
+            for one in (own, *(peer for peer in peers if peer.id != server_id))
         ),
     )
 

@@ -79,7 +79,7 @@ class Registry(Service):
         self._told_known: NamesTold = _nobody
         self._told_forgotten: NamesTold = _nobody
         self._complaints = {standing: FewLines(reactor, self._log) for standing in Standing}
-        self._held_lines = FewLines(reactor, self._log)
+        self._held_said: tuple[ServerAddress, ...] = ()
         self._tending = LoopingCall(self._tend)
         self._tending.clock = reactor
 
@@ -246,6 +246,7 @@ class Registry(Service):
                 for name in sorted(self._known)
             ],
             "conflicts": list(map(str, self._zonefiles.conflicts)),
+            "warnings": self._warnings(),
         }
 
     def _know(self, names: Mapping[str, float]) -> Deferred[None]:
@@ -304,7 +305,6 @@ class Registry(Service):
 
     def _publish(self) -> None:
         self._laid_at = self._reactor.seconds()
-        held_before = self._published.held
         self._published = published = self._membership.published()
         publication = Publication(published, self._zonefiles.apexes, self._discovery)
         dirty, self._dirty = self._dirty, set()
@@ -315,11 +315,22 @@ class Registry(Service):
         self._zonefiles.change(publication.changes(known, self._listing))
         self._listing = publication.listing
         self._keep(published.addresses)
-        if published.held and published.held != held_before:
-            held = ", ".join(map(str, published.held))
-            self._held_lines.warn(
-                "fleet", f"{held} stays in the DNS though not heard: too few servers would remain without"
-            )
+        self._warn_of_held()
+
+    def _warnings(self) -> list[str]:
+        """What is published against better knowledge."""
+        if not self._published.held:
+            return []
+        held = ", ".join(map(str, self._published.held))
+        return [f"{held} stays in the DNS though not heard: too few servers would remain without"]
+
+    def _warn_of_held(self) -> None:
+        """A line whenever others are held than before; it takes 2.5 s of silence to make one."""
+        held = self._published.held
+        if held != self._held_said:
+            self._held_said = held
+            for warning in self._warnings():
+                self._log.warn("fleet: {warning}", warning=warning)
 
     def _keep(self, addresses: Collection[ServerAddress]) -> None:
         """What is published is what a restart begins with."""
