@@ -281,7 +281,7 @@ class Nameserving:
             **self.registry.status(),
             "watches": self.watcher.status(),
             "introduced": self.introductions.status(),
-            "announcements heard": dict(self.introductions.counters),
+            "announcements_heard": dict(self.introductions.counters),
         }
 
     def _followed(self) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from appliance.dns import names
@@ -10,7 +13,7 @@ from appliance.dns.responder import Responder
 from appliance.dns.tsig import Key, Signed, Signer, check
 from appliance.dns.update import UpdateAsked
 from appliance.dns.updatelease import lease_option
-from appliance.fleet.announcement import Announcement, read_update
+from appliance.fleet.announcement import Announcement, read_text, read_update, write_text
 from appliance.fleet.announcing import MAX_RETRY_SECONDS, RETRY_SECONDS, Announcing, Outcome
 from appliance.fleet.serverkeys import ServerKeys, key_of
 from appliance.tunnel.discovery import ServerAddress
@@ -137,3 +140,17 @@ def test_nobody_else_can_say_yes() -> None:
     assert server.judge(b"\x00" * 11, WALL) is None
     assert server.judge(b"\x00\x00" + right[2:], WALL) is None
     assert server.judge(right, WALL) == Outcome("taken", 48.0)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "protocol.md").read_text()
+
+
+def test_the_specification_says_so_octet_for_octet() -> None:
+    blocks = dict(re.findall(r"^```(octets \w+|text membership)\n(.*?)^```$", PAGE, re.M | re.S))
+    key = key_of(bytes(range(32)), "s2", 0x1BE9266E95ABAE21)
+    assert key.secret == bytes.fromhex(blocks["octets key"])
+    (text,) = re.findall(r'"(.*)"', blocks["text membership"])
+    said = read_text(text)
+    assert write_text(said) == text
+    server = Announcing(names.from_text("example.org"), "s2", (key,), lambda: 0.0)
+    assert server.announce(said, 0x1234, WALL) == bytes.fromhex(blocks["octets update"])
