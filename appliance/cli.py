@@ -164,8 +164,10 @@ def enroll(
     for table in ("nameserver",) * nameserver + ("server",) * (not no_server):
         click.echo(f"  [{table}]\n  {line}", err=True)
     click.echo("in its appliance.toml.", err=True)
-    if not no_server:
-        click.echo(f"Here, add to [nameserver] and restart:  servers = [{shown}]", err=True)
+    if not no_server and result["announces"]:
+        click.echo("Nothing has to be changed here: it announces itself.", err=True)
+    elif not no_server:
+        click.echo(f"At the nameserver, add to [nameserver] and restart:  servers = [{shown}]", err=True)
     if nameserver:
         click.echo("Then give the zones an NS record for it, and its address (their parents, too).", err=True)
 

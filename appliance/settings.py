@@ -215,6 +215,11 @@ class ServerSettings:
         "`30`",
         default=DRAIN_SECONDS_DEFAULT,
     )
+    nameservers: tuple[ServerAddress, ...] = _doc(
+        "Where an enrolled server announces itself by DNS UPDATE. Without a port: 53.",
+        "the nameservers of the enrolment, and those in the NS records of its zone",
+        default=(),
+    )
 
 
 @attrs.frozen
@@ -315,6 +320,7 @@ def read_appliance(
     for key, port in (
         (("nameserver", "listen"), DNS_PORT),
         (("nameserver", "servers"), TLS_PORT),
+        (("server", "nameservers"), DNS_PORT),
         (("server", "tls"), TLS_PORT),
         (("server", "http"), HTTP_PORT),
     ):
@@ -549,6 +555,9 @@ def _server(
             errors.append(file.error(("server", "addresses"), why_no_address(zones, local)))
     if not _ID.fullmatch(identifier):
         errors.append(file.error(("server", "id"), "must be 1 to 63 of a-z, 0-9 and inner hyphens"))
+    if settings.nameservers and (enrolment is None or enrolment.introduction is None):
+        what = "only a server whose enrolment has the keys for it can announce itself"
+        errors.append(file.error(("server", "nameservers"), what))
     default_name = settings.default_name
     if default_name is not None:
         default_name = _name(file, ("server", "default_name"), default_name, errors)

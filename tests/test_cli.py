@@ -127,18 +127,20 @@ def test_a_refusal_leaves_no_file(here: Path, appliance: Callable[[Any], list[An
     assert not (here / "i.toml").exists()
 
 
-def test_enroll(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
-    requests = appliance({"result": {"server": "s2", "enrolment": "e"}})
+@pytest.mark.parametrize("announces", [True, False])
+def test_enroll(here: Path, appliance: Callable[[Any], list[Any]], announces: bool) -> None:
+    requests = appliance({"result": {"server": "s2", "enrolment": "e", "announces": announces}})
     result = run("enroll", "s2", "203.0.113.9", "--output", "s2.toml")
     assert result.exit_code == 0
     assert requests == [{"command": "enroll", "id": "s2", "addresses": ["203.0.113.9"]}]
     assert (here / "s2.toml").read_text() == "e"
     assert 'enrolment = "s2.toml"' in result.stderr
-    assert 'servers = ["203.0.113.9"]' in result.stderr
+    assert ("Nothing has to be changed here" in result.stderr) is announces
+    assert ('servers = ["203.0.113.9"]' in result.stderr) is not announces
 
 
 def test_enroll_a_nameserver(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
-    requests = appliance({"result": {"server": "s2", "enrolment": "e"}})
+    requests = appliance({"result": {"server": "s2", "enrolment": "e", "announces": False}})
     arguments = ("--nameserver", "--no-server", "--primary", "192.0.2.1", "--output", "s2.toml")
     result = run("enroll", "s2", "203.0.113.9", *arguments)
     assert result.exit_code == 0

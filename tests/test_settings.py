@@ -17,7 +17,7 @@ from appliance.settings import (
 )
 from appliance.tunnel.certificates import issue_nameserver, issue_server, make_authority
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Following
+from appliance.tunnel.invitation import Enrolment, Following, Introduction, NameserverKey
 
 ZONE = """\
 $ORIGIN example.org.
@@ -203,7 +203,20 @@ FOLLOWING = Following(
 )
 
 
-def enrolment(here: Path, *, following: Following | None = None, is_server: bool = True) -> Path:
+INTRODUCTION = Introduction(
+    "example.org",
+    "s2.5f.server.internal",
+    (NameserverKey("s1", (ServerAddress("198.41.0.4", 53),), "AAECAwQFBgcICQoLDA0ODw=="),),
+)
+
+
+def enrolment(
+    here: Path,
+    *,
+    following: Following | None = None,
+    is_server: bool = True,
+    introduction: Introduction | None = None,
+) -> Path:
     wall = datetime.now(UTC)
     ca = make_authority("a CA", wall)
     credential = issue_server(
@@ -217,6 +230,7 @@ def enrolment(here: Path, *, following: Following | None = None, is_server: bool
         credential_pem=credential.pem() if is_server else b"",
         following=following,
         nameserver_pem=issue_nameserver(ca, nameserver_id="s2", wall=wall).pem() if following else b"",
+        introduction=introduction,
     )
     path = here / "s2.toml"
     path.write_text(made.to_toml())
@@ -230,6 +244,22 @@ def test_an_enrolled_server(here: Path) -> None:
     assert settings.server.enrolment == path
     assert settings.server.id == "s2"
     assert settings.server.addresses == (ServerAddress("198.41.0.9", 8443),)
+
+
+def test_whom_an_enrolled_server_announces_itself_to(here: Path) -> None:
+    listed = '[server]\nenrolment = "s2.toml"\nnameservers = ["198.41.0.4", "[2001:db8::53]:5353"]\n'
+    enrolment(here, introduction=INTRODUCTION)
+    settings = appliance(listed)
+    assert settings.server is not None
+    assert settings.server.nameservers == (
+        ServerAddress("198.41.0.4", 53),
+        ServerAddress("2001:db8::53", 5353),
+    )
+    enrolment(here)
+    (error,) = refused(listed)
+    assert error == (
+        "a.toml:3: server.nameservers: only a server whose enrolment has the keys for it can announce itself"
+    )
 
 
 def test_an_enrolment_of_another(here: Path) -> None:

@@ -49,11 +49,13 @@ NXDOMAIN: Final = 3
 NOTIMP: Final = 4
 REFUSED: Final = 5
 YXDOMAIN: Final = 6
+YXRRSET: Final = 7
 NOTAUTH: Final = 9
 BADVERS: Final = 16
 BADCOOKIE: Final = 23
 
-# EDNS options (RFC 5001, RFC 7873, RFC 8914), and the codes of the last one
+# EDNS options (RFC 9664, RFC 5001, RFC 7873, RFC 8914), and the codes of the last one
+UPDATE_LEASE: Final = 2
 NSID: Final = 3
 COOKIE: Final = 10
 EXTENDED_ERROR: Final = 15

@@ -58,7 +58,7 @@ from appliance.dns.rotation import Rotation, rotated
 from appliance.dns.table import BARE_OPT_OCTETS, HEAD_OCTETS, OVER_TCP, SERIAL_OCTETS, Table
 from appliance.dns.touched import zone_at
 from appliance.dns.transfer import Receivers, TransferAsked, TransferMalformed, read_transfer
-from appliance.dns.tsig import Keys, Signed, Signer, TsigError, check
+from appliance.dns.tsig import BADKEY, Keys, Signed, Signer, TsigError, Unsigned, check
 from appliance.dns.update import UpdateAsked, UpdateRefused, read_update
 from appliance.dns.zone import Zone
 
@@ -111,7 +111,8 @@ class Responder:
     """Answers messages from a set of zones. Each zone is replaced whole; no answer mixes two versions of one.
 
     `keys` are those that a signature may be of, `receivers` which of them get transfers; the zones of
-    `followed` have their primary elsewhere. `counters` counts
+    `followed` have their primary elsewhere. The UPDATEs of `introducers` are for this nameserver itself, also
+    of those zones. `counters` counts
     by reason what was dropped, and what Counted names. `last_fault` is the exception of
     the last message on which our own code failed. `gate` says on what terms answers go out; `rotate`:
     rrsets begin with another record from answer to answer.
@@ -130,6 +131,7 @@ class Responder:
         self.keys: Keys = {}
         self.receivers: Receivers = {}
         self.followed: Followed = {}
+        self.introducers: Keys = {}
         self.counters: Counter[Dropped | Counted] = Counter()
         self.last_fault: Exception | None = None
 
@@ -229,7 +231,7 @@ class Responder:
             return self._error(self._to_malformed(message, error, asker), asker)
         edns = question.edns
         if _may_be_signed(message, question):
-            checked = check(message, self.keys, int(asker.wall))
+            checked = self._check(message, int(asker.wall))
             if isinstance(checked, TsigError):
                 self.counters[Counted.BAD_SIGNATURE] += 1
                 refusal = refuse(message, checked.rcode, question.end, edns)
@@ -399,10 +401,14 @@ class Responder:
             return self._error(refuse(message, FORMERR), asker)
         if qtype != SOA:
             return self._error(refuse(message, FORMERR), asker)  # RFC 2136 3.1.1
-        if qclass == IN and name in self.followed:
-            return self._elsewhere(pass_on(message, name, end, self.keys, wall), message, end, asker)
-        is_ours = qclass == IN and name in self._zones
-        checked = check(message, self.keys, wall)
+        is_followed = qclass == IN and name in self.followed
+        is_ours = is_followed or (qclass == IN and name in self._zones)
+        if is_followed:
+            checked = check(message, self.introducers, wall)
+            if not isinstance(checked, Signed) and not _is_of_a_key(checked):
+                return self._elsewhere(pass_on(message, name, end, self.keys, wall), message, end, asker)
+        else:
+            checked = self._check(message, wall)
         if isinstance(checked, TsigError):
             self.counters[Counted.BAD_SIGNATURE] += 1
             return self._error(checked.answer(refuse(message, checked.rcode, end), wall), asker)
@@ -415,6 +421,13 @@ class Responder:
         except UpdateRefused as refused:
             refusal = refuse(message, refused.rcode, end, refused.edns)
             return Signer(checked.key, checked.mac).sign(refusal, wall)
+
+    def _check(self, message: bytes, wall: int) -> Signed | Unsigned | TsigError:
+        """Who sent `message`, by all keys that there are."""
+        checked = check(message, self.keys, wall)
+        if isinstance(checked, TsigError) and checked.error == BADKEY:
+            return check(message, self.introducers, wall)
+        return checked
 
     def _elsewhere(
         self, found: _Elsewhere | TsigError | bytes, message: bytes, end: int, asker: _Asker
@@ -454,6 +467,11 @@ def _cookie_octets(message: bytes) -> int:
     if message[-14:-8] == _CLIENT_COOKIE:
         return 8
     return 24 if message[-30:-24] == _WHOLE_COOKIE else 0
+
+
+def _is_of_a_key(checked: Unsigned | TsigError) -> bool:
+    """Whether it is a signature, good or not, of one of the keys that were looked among."""
+    return isinstance(checked, TsigError) and checked.error not in (0, BADKEY)
 
 
 def _may_be_signed(message: bytes, question: Question) -> bool:

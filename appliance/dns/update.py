@@ -39,6 +39,7 @@ from appliance.dns.numbers import (
     SOA,
     TXT,
     YXDOMAIN,
+    YXRRSET,
 )
 from appliance.dns.overlay import DISCOVERY_TEXT, LIVE_TYPES, Live, conflicts_at_load
 from appliance.dns.policy import Policy, allowed
@@ -47,10 +48,10 @@ from appliance.dns.rrtypes import text_of
 from appliance.dns.sections import MessageError, Sections, Span, name_at, read_sections
 from appliance.dns.serial import is_newer
 from appliance.dns.tsig import Signed, Signer
+from appliance.dns.updatelease import LeaseMalformed, lease_in
 from appliance.dns.zone import RRset, Zone, soa_serial
 from appliance.dns.zonefile import MAX_TTL_SECONDS
 
-YXRRSET: Final = 7
 NXRRSET: Final = 8
 NOTZONE: Final = 10
 _CLASS_NONE: Final = 254
@@ -96,12 +97,14 @@ class Clause:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a well-formed UPDATE of the zone `apex` asks for."""
+    """What a well-formed UPDATE of the zone `apex` asks for, and for how many seconds (`lease`; None: that is
+    not said)."""
 
     apex: bytes
     prerequisites: tuple[Clause, ...]
     changes: tuple[Clause, ...]
     edns: Edns | None
+    lease: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +115,9 @@ class UpdateAsked:
     update: Update
     head: bytes
 
-    def answer(self, rcode: int, wall: float) -> bytes:
-        """The signed answer with `rcode`."""
-        answer = refuse(self.head, rcode, len(self.head), self.update.edns)
+    def answer(self, rcode: int, wall: float, options: bytes = b"") -> bytes:
+        """The signed answer with `rcode`; `options` only where it has an OPT record."""
+        answer = refuse(self.head, rcode, len(self.head), self.update.edns, options)
         return Signer(self.signed.key, self.signed.mac).sign(answer, int(wall))
 
 
@@ -131,8 +134,11 @@ def read_update(message: bytes, apex: bytes) -> Update:
             _clause(message, span, apex, _CLASS_ANY, _CLASS_NONE) for span in sections.answer
         )
         changes = tuple(_clause(message, span, apex, _CLASS_ANY) for span in sections.authority)
+        lease = lease_in(message, sections)
     except MessageError as error:
         raise UpdateRefused(FORMERR, str(error)) from None
+    except LeaseMalformed:
+        raise UpdateRefused(FORMERR, "an OPT record without the form of one") from None
     edns = _edns(sections)
     for clause in prerequisites:
         if (
@@ -149,7 +155,7 @@ def read_update(message: bytes, apex: bytes) -> Update:
             raise UpdateRefused(FORMERR, f"a change of type ANY: {clause}")
         if clause.ttl > MAX_TTL_SECONDS:
             raise UpdateRefused(FORMERR, f"a TTL above {MAX_TTL_SECONDS}: {clause}")
-    return Update(apex, prerequisites, changes, edns)
+    return Update(apex, prerequisites, changes, edns, lease)
 
 
 def _is_any(clause: Clause) -> bool:

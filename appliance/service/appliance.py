@@ -24,9 +24,10 @@ from appliance import __version__
 from appliance.addresses import Listen
 from appliance.derived import server_id
 from appliance.dns.followed import Asked, ForwardAsked
-from appliance.dns.names import from_text, is_at_or_below, to_text
+from appliance.dns.names import BadName, from_text, is_at_or_below, to_text
 from appliance.dns.responder import Responder
 from appliance.dns.update import UpdateAsked
+from appliance.fleet.serverkeys import SECRET_OCTETS, ServerKeys
 from appliance.keysettings import all_keys, policies
 from appliance.secondaries import receivers, secondaries
 from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
@@ -38,6 +39,8 @@ from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.following import Following, Primary
 from appliance.service.nameserver.forwarding import Forwarding
 from appliance.service.nameserver.gating import SecretsUnreadable, gate_of, reload_secrets
+from appliance.service.nameserver.introducing import everywhere, introduction_of, zone_for
+from appliance.service.nameserver.introductions import Introductions
 from appliance.service.nameserver.notifier import Notifier
 from appliance.service.nameserver.peers import NoPeer, Peers, key_from, key_texts, primary_addresses
 from appliance.service.nameserver.places import Places
@@ -50,13 +53,14 @@ from appliance.service.nameserver.updates import Updates
 from appliance.service.nameserver.watcher import Watcher
 from appliance.service.nameserver.zonefiles import Zonefiles, ZonesRefused
 from appliance.service.ports import CannotListen
+from appliance.service.server.announcer import Announcer
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.service.server.watches import LocalEnd, Watches
 from appliance.service.store import EnrolledPeer, Store, StoreFailed, StoreRefused
 from appliance.settings import KEPT_ZONES_NAME, ApplianceSettings, NameserverSettings, ServerSettings
 from appliance.tunnel.certificates import SERVICE_NAME, Credential
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, read_enrolment
+from appliance.tunnel.invitation import Enrolment, Introduction, read_enrolment
 from appliance.tunnel.invitation import Following as EnrolledFollowing
 
 STORE_NAME = "appliance.sqlite"
@@ -97,6 +101,7 @@ class Nameserving:
             store,
             self.zonefiles,
             listed=(*own, *settings.servers),
+            introduced=lambda server_id: self.introductions.introduced(server_id),
             discovery=settings.discovery,
             private_addresses=settings.private_addresses,
         )
@@ -108,6 +113,9 @@ class Nameserving:
             revocations=authority,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
+        self.introductions = Introductions(
+            reactor, store, self.registry, self.watcher, revoked=lambda: authority.revoked
+        )
         self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
         responder.keys = all_keys(settings.keys)
         responder.receivers = receivers(settings.keys)
@@ -160,7 +168,9 @@ class Nameserving:
 
     def _update(self, asked: Asked) -> Deferred[bytes]:
         if isinstance(asked, UpdateAsked):
-            return self.updates.update(asked)
+            key = asked.signed.key
+            is_introduction = self.zonefiles.responder.introducers.get(key.name) == key
+            return self.introductions.update(asked) if is_introduction else self.updates.update(asked)
         assert self.following is not None
         assert self.forwarding is not None
         if isinstance(asked, ForwardAsked):
@@ -176,9 +186,37 @@ class Nameserving:
 
     def load(self) -> None:
         """Serve what is on the disk. Raises ZonesRefused or StoreFailed."""
+        self.zonefiles.responder.introducers = ServerKeys(self._own_secret())
+        self.introductions.load()
         self.zonefiles.load()
         if self.following is not None:
             self.following.load()
+
+    def _own_secret(self) -> bytes:
+        """What the keys of tunnel servers at this nameserver are derived from. Where the CA is they must be
+        known as well: of a further nameserver it is the secret that its enrolment shares with that place.
+        """
+        following = self._settings.following
+        if following is not None:
+            return key_from(following.key_name, following.key_secret).secret
+        return self._store.own_secret(lambda: os.urandom(SECRET_OCTETS))
+
+    def introduction(self, nameserver_id: str, server_id: str, serial: int) -> Introduction | None:
+        """To whom a tunnel server that is enrolled here announces itself: to us, who are called
+        `nameserver_id`, and to every further nameserver but itself. None where no zone is served. Raises
+        NotIssued.
+        """
+        zones = self.zonefiles.zones
+        if not zones:
+            return None
+        settings = self._settings
+        places = primary_addresses(zones.values(), settings.listen)
+        own = EnrolledPeer(nameserver_id, settings.index, places, self._own_secret())
+        zone = zone_for(zones, settings.discovery)
+        try:
+            return introduction_of(server_id, serial, zone=zone, own=own, peers=self._store.peers())
+        except BadName as error:
+            raise NotIssued(f"{server_id}: {error}") from None
 
     def follow(
         self,
@@ -243,6 +281,8 @@ class Nameserving:
             **(self._followed() if self.following is not None else {}),
             **self.registry.status(),
             "watches": self.watcher.status(),
+            "introduced": self.introductions.status(),
+            "announcements_heard": dict(self.introductions.counters),
         }
 
     def _followed(self) -> dict[str, Any]:
@@ -276,11 +316,15 @@ class Appliance(Service):
             wall=lambda: datetime.now(UTC),
             discovery=self._discovery,
             servers=self._servers,
+            introduction=self._introduction,
         )
+        self._own_id = own_id
         self.server: TunnelServer | None = None
         self.watches: Watches | None = None
+        self.announcer: Announcer | None = None
         if settings.server is not None:
             boot = os.urandom(BOOT_OCTETS).hex()
+            self.announcer = _announcer(reactor, settings, identity, boot)
             addresses = settings.server.addresses
             self.watches = Watches(
                 reactor, server_id=own_id, boot=boot, addresses=addresses, revocations=self.authority
@@ -304,6 +348,7 @@ class Appliance(Service):
                 kept=settings.state / KEPT_ZONES_NAME,
             )
             self.authority.on_revoked(self.nameserver.watcher.revoke)
+            self.authority.on_revoked(self.nameserver.introductions.revoke)
         self.asked_to_drain: Callable[[], object] = self.drain
         self._departure = Departure(
             reactor,
@@ -341,8 +386,9 @@ class Appliance(Service):
         if self.nameserver is not None:
             self.nameserver.load()
             parts = [*self.nameserver.parts, *parts]
-            parts += [self.nameserver.watcher, *self.nameserver.listening]
+            parts += [self.nameserver.watcher, self.nameserver.introductions, *self.nameserver.listening]
             parts += [self.nameserver.notifier, self.nameserver.peers]
+        parts.append(self.announcer)
         for part in (*parts, self._control):
             if part is not None:
                 part.startService()
@@ -360,8 +406,10 @@ class Appliance(Service):
         # watches say that the server leaves before it closes them.
         started, self._started = self._started, []
         nameserver = self.nameserver
-        first = [nameserver.watcher, nameserver.registry] if nameserver else []
-        order = [part for part in (*first, self.watches) if part in started]
+        first: list[Service] = []
+        if nameserver is not None:
+            first = [nameserver.introductions, nameserver.watcher, nameserver.registry]
+        order = [part for part in (self.announcer, *first, self.watches) if part in started]
         order += [part for part in reversed(started) if part not in order]
         stopped = gatherResults([maybeDeferred(part.stopService) for part in order], consumeErrors=True)
         return stopped.addBoth(self._closed)
@@ -422,6 +470,7 @@ class Appliance(Service):
             **self._departure.status(),
             **(self.nameserver.status() if self.nameserver else {}),
             **(self.server.status() if self.server else {}),
+            **({"announcements": self.announcer.status()} if self.announcer else {}),
             "issued": issued,
             "expiring": [str(one) for one in self.authority.expiring()],
         }
@@ -444,7 +493,13 @@ class Appliance(Service):
         self, peer_id: str, addresses: Sequence[ServerAddress], primary: Sequence[ServerAddress]
     ) -> Deferred[EnrolledFollowing]:
         assert self.nameserver is not None
-        return self.nameserver.follow(peer_id, addresses, primary, self._servers())
+        enrolled = [places for one, places in self.store.enrolled().items() if one != peer_id]
+        return self.nameserver.follow(peer_id, addresses, primary, everywhere(self._servers(), enrolled))
+
+    def _introduction(self, server_id: str, serial: int) -> Introduction | None:
+        if self.nameserver is None:
+            return None
+        return self.nameserver.introduction(self._own_id, server_id, serial)
 
     def _drain_asked(self) -> float:
         self.asked_to_drain()
@@ -458,6 +513,7 @@ class Appliance(Service):
         return known.addErrback(_first)
 
     def _removed(self, removed_id: str) -> None:
+        self.store.forget_enrolled(removed_id).addErrback(lambda failure: failure.trap(StoreFailed))
         if self.nameserver is not None:
             self.nameserver.peers.forget(removed_id).addErrback(lambda failure: failure.trap(StoreFailed))
             for server in self.store.servers():
@@ -544,6 +600,28 @@ def _server(
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
+    )
+
+
+def _announcer(
+    reactor: Any, settings: ApplianceSettings, identity: Identity, boot: str
+) -> Announcer | None:
+    """What makes this server known, where its enrolment has the keys for it."""
+    introduction = identity.enrolment.introduction if identity.enrolment else None
+    if introduction is None or settings.server is None or identity.server_id is None:
+        return None
+    addresses = settings.server.addresses
+    own: list[str] = []
+    if settings.nameserver is not None:
+        own = [one.host for one in settings.nameserver.listen] + [one.host for one in addresses]
+    return Announcer(
+        reactor,
+        server_id=identity.server_id,
+        boot=boot,
+        addresses=addresses,
+        introduction=introduction,
+        nameservers=settings.server.nameservers,
+        own=own,
     )
 
 

@@ -37,7 +37,7 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Following, Invitation
+from appliance.tunnel.invitation import Enrolment, Following, Introduction, Invitation
 from appliance.tunnel.names import BadHostName, normal
 
 AUTHORITY_DAYS = 3650
@@ -84,7 +84,8 @@ class Authority:
 
     `open()` makes or reads everything; after it `ca`, `server`, `nameserver`, `revoked` and `service_name`
     hold. `wall` says the time, aware. `discovery` says the discovery name of a list of granted names,
-    `servers` the addresses that a new client may start from.
+    `servers` the addresses that a new client may start from. `introduction` says, of a tunnel server's id
+    and its certificate's serial number, to whom it is to announce itself (and may raise NotIssued).
     """
 
     _log = Logger()
@@ -105,6 +106,7 @@ class Authority:
         wall: Callable[[], datetime],
         discovery: Callable[[Sequence[str]], str],
         servers: Callable[[], Sequence[ServerAddress]],
+        introduction: Callable[[str, int], Introduction | None] = lambda server_id, serial: None,
     ) -> None:
         self._state = state
         self._store = store
@@ -113,6 +115,7 @@ class Authority:
         self._wall = wall
         self._discovery = discovery
         self._servers = servers
+        self._introduction = introduction
         self._key: Credential | None = None
         self._told: list[Callable[[RevocationList], None]] = []
 
@@ -233,6 +236,10 @@ class Authority:
 
         def enrolled(followed: Following | None) -> Deferred[Enrolment]:
             pems = {role: credential.pem() for role, credential in issued.items()}
+            introduction = None
+            if is_server:
+                serial = issued[Role.SERVER].certificate.serial_number
+                introduction = self._introduction(server_id, serial)
             enrolment = Enrolment(
                 server_id=server_id,
                 service_name=self.service_name,
@@ -241,8 +248,11 @@ class Authority:
                 credential_pem=pems.get(Role.SERVER, b""),
                 following=followed,
                 nameserver_pem=pems.get(Role.NAMESERVER, b""),
+                introduction=introduction,
             )
             recorded = [self._record(role, server_id, (), one) for role, one in issued.items()]
+            if is_server:
+                recorded.append(self._store.enroll(server_id, tuple(addresses)))
             return gatherResults(recorded).addCallback(lambda _: enrolment)
 
         if following is None:

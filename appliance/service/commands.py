@@ -60,7 +60,11 @@ def commands(
 
     def enroll(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:
         def told(enrolment: Enrolment) -> dict[str, Any]:
-            return {"server": enrolment.server_id, "enrolment": enrolment.to_toml()}
+            return {
+                "server": enrolment.server_id,
+                "enrolment": enrolment.to_toml(),
+                "announces": enrolment.introduction is not None,
+            }
 
         addresses, server_id = _addresses(request, "addresses"), _text(request, "id")
         if "dns_port" not in request:

@@ -56,6 +56,11 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE peers (id TEXT PRIMARY KEY, place INTEGER NOT NULL, addresses TEXT NOT NULL,
            secret BLOB NOT NULL)""",
     ),
+    (
+        "CREATE TABLE own_secret (secret BLOB NOT NULL)",
+        "CREATE TABLE enrolled (id TEXT PRIMARY KEY, addresses TEXT NOT NULL)",
+        "CREATE TABLE introduced (id TEXT PRIMARY KEY, state TEXT NOT NULL)",
+    ),
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -160,6 +165,9 @@ class Store:
         self._copied: dict[bytes, list[RRset]] = {}
         self._confirmed: dict[bytes, float] = {}
         self._peers: dict[str, EnrolledPeer] = {}
+        self._own_secret: bytes | None = None
+        self._enrolled: dict[str, tuple[ServerAddress, ...]] = {}
+        self._introduced: dict[str, str] = {}
 
     def open(self) -> None:
         """Create the file, or bring it to this program's schema, and read it. Raises StoreRefused.
@@ -209,14 +217,8 @@ class Store:
 
     def reserve_now(self, upto: Mapping[bytes, int]) -> None:
         """`reserve_all`, but waits for the disk: for start and reload. Raises StoreFailed."""
-        if not upto:
-            return
-        job = self._change(*self._reservation(upto))
-        job.finished.wait()
-        if job.failed is not None:
-            job.done.addErrback(lambda failure: None)  # it is raised here instead
-            raise job.failed
-        job.remember()
+        if upto:
+            self._wait_for(self._change(*self._reservation(upto)))
 
     def _reservation(self, upto: Mapping[bytes, int]) -> tuple[Callable[[], None], tuple[_Statement, ...]]:
         return lambda: self._reserved.update(upto), tuple((_RESERVE, item) for item in upto.items())
@@ -258,7 +260,7 @@ class Store:
 
     def saw(self, server: SeenServer) -> Deferred[None]:
         """Keep `server`, in place of what was kept of its id."""
-        addresses = json.dumps([[address.host, address.port] for address in server.addresses])
+        addresses = _addresses_text(server.addresses)
         return self._change(
             lambda: self._servers.update({server.id: server}),
             (("INSERT OR REPLACE INTO seen_servers VALUES (?, ?, ?)", (server.id, addresses, server.boot)),),
@@ -385,7 +387,7 @@ class Store:
 
     def enrolled_peer(self, peer: EnrolledPeer) -> Deferred[None]:
         """Keep `peer`, in place of what was kept of its id."""
-        addresses = json.dumps([[address.host, address.port] for address in peer.addresses])
+        addresses = _addresses_text(peer.addresses)
         row = peer.id, peer.index, addresses, peer.secret
         return self._change(
             lambda: self._peers.update({peer.id: peer}),
@@ -397,7 +399,63 @@ class Store:
             lambda: _drop(self._peers, peer_id), (("DELETE FROM peers WHERE id = ?", (peer_id,)),)
         ).done
 
+    # Tunnel servers: their enrolments here, and their introductions
+
+    def own_secret(self, make: Callable[[], bytes]) -> bytes:
+        """This nameserver's own secret; the first time `make` makes it. Waits for the disk. Raises
+        StoreFailed.
+        """
+        if self._own_secret is None:
+            secret = make()
+            self._wait_for(
+                self._change(lambda: None, (("INSERT INTO own_secret VALUES (?)", (secret,)),)),
+            )
+            self._own_secret = secret
+        return self._own_secret
+
+    def enrolled(self) -> Mapping[str, tuple[ServerAddress, ...]]:
+        """Where the tunnel servers are that were enrolled here, by id."""
+        return self._enrolled
+
+    def enroll(self, server_id: str, addresses: tuple[ServerAddress, ...]) -> Deferred[None]:
+        """Keep that this server is enrolled, for these addresses."""
+        row = server_id, _addresses_text(addresses)
+        return self._change(
+            lambda: self._enrolled.update({server_id: addresses}),
+            (("INSERT OR REPLACE INTO enrolled VALUES (?, ?)", row),),
+        ).done
+
+    def forget_enrolled(self, server_id: str) -> Deferred[None]:
+        return self._change(
+            lambda: _drop(self._enrolled, server_id), (("DELETE FROM enrolled WHERE id = ?", (server_id,)),)
+        ).done
+
+    def introduced(self) -> Mapping[str, str]:
+        """What servers have announced here, by id, as fleet/introduced writes it."""
+        return self._introduced
+
+    def introduce(self, server_id: str, state: str) -> Deferred[None]:
+        return self._change(
+            lambda: self._introduced.update({server_id: state}),
+            (("INSERT OR REPLACE INTO introduced VALUES (?, ?)", (server_id, state)),),
+        ).done
+
+    def forget_introduced(self, server_id: str) -> Deferred[None]:
+        return self._change(
+            lambda: _drop(self._introduced, server_id),
+            (("DELETE FROM introduced WHERE id = ?", (server_id,)),),
+        ).done
+
     # The way to the disk
+
+    @staticmethod
+    def _wait_for(job: _Job) -> None:
+        """Stand still until the disk has it. Raises StoreFailed."""
+        job.finished.wait()
+        if job.failed is not None:
+            job.done.addErrback(lambda failure: None)  # it is raised here instead
+            raise job.failed
+        job.remember()
 
     def _change(self, remember: Callable[[], None], statements: tuple[_Statement, ...]) -> _Job:
         job = _Job(statements, remember)
@@ -481,8 +539,7 @@ class Store:
                 self._file_serials[zone] = file_serial
         self._known.update(connection.execute("SELECT name, expires FROM known_names"))
         for server_id, addresses, boot in connection.execute("SELECT id, addresses, boot FROM seen_servers"):
-            read = tuple(ServerAddress(host, port) for host, port in json.loads(addresses))
-            self._servers[server_id] = SeenServer(server_id, read, boot)
+            self._servers[server_id] = SeenServer(server_id, _read_addresses(addresses), boot)
         for serial, role, id_, names, expires, revoked in connection.execute("SELECT * FROM issued"):
             number = int(serial, 16)
             self._issued[number] = Issued(number, role, id_, tuple(json.loads(names)), expires, revoked)
@@ -494,8 +551,12 @@ class Store:
             self._copied.setdefault(zone, []).append(decode(name, rtype, octets))
         self._confirmed.update(connection.execute("SELECT zone, wall FROM confirmed"))
         for peer_id, index, addresses, secret in connection.execute("SELECT * FROM peers"):
-            places = tuple(ServerAddress(host, port) for host, port in json.loads(addresses))
-            self._peers[peer_id] = EnrolledPeer(peer_id, index, places, secret)
+            self._peers[peer_id] = EnrolledPeer(peer_id, index, _read_addresses(addresses), secret)
+        for (secret,) in connection.execute("SELECT secret FROM own_secret"):
+            self._own_secret = secret
+        for server_id, addresses in connection.execute("SELECT id, addresses FROM enrolled"):
+            self._enrolled[server_id] = _read_addresses(addresses)
+        self._introduced.update(connection.execute("SELECT id, state FROM introduced"))
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -551,6 +612,14 @@ def _why(problem: Exception) -> str:
     if type(problem) is ValueError:
         return str(problem)
     return f"is damaged ({problem})"
+
+
+def _addresses_text(addresses: Iterable[ServerAddress]) -> str:
+    return json.dumps([[address.host, address.port] for address in addresses])
+
+
+def _read_addresses(text: str) -> tuple[ServerAddress, ...]:
+    return tuple(ServerAddress(host, port) for host, port in json.loads(text))
 
 
 def _confirmation(zone: bytes, wall: float) -> _Statement:

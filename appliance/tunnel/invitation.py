@@ -94,10 +94,32 @@ class Following:
 
 
 @dataclass(frozen=True, slots=True)
+class NameserverKey:
+    """A nameserver that a tunnel server announces itself to: where it answers DNS, and the secret (base64) of
+    the key that the server has there.
+    """
+
+    id: str
+    addresses: tuple[ServerAddress, ...]
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a tunnel server needs to announce itself: in which zone, what its keys are called (all alike), and
+    the nameservers of when it was enrolled.
+    """
+
+    zone: str
+    key_name: str
+    nameservers: tuple[NameserverKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Enrolment:
     """What a further appliance needs: who it is, and where its tunnel server may be published (an empty
-    credential: it has none); and, if it is a nameserver, whom it follows, with the credential that it watches
-    tunnel servers with.
+    credential: it has none) and is announced; and, if it is a nameserver, whom it follows, with the
+    credential that it watches tunnel servers with.
     """
 
     server_id: str
@@ -107,6 +129,7 @@ class Enrolment:
     credential_pem: bytes = field(repr=False)
     following: Following | None = None
     nameserver_pem: bytes = field(default=b"", repr=False)
+    introduction: Introduction | None = None
 
     def to_toml(self) -> str:
         """The text of the file."""
@@ -130,12 +153,13 @@ class Enrolment:
                 "key_secret": following.key_secret,
             }
             pems["nameserver_credential"] = self.nameserver_pem
-        return _write(
+        text = _write(
             "enrolment",
             f"The enrolment of the {what} {self.server_id}. It holds a private key: keep it secret.",
             values,
             pems,
         )
+        return text if self.introduction is None else text + _introduction_text(self.introduction)
 
 
 def read_invitation(text: str) -> Invitation:
@@ -176,6 +200,7 @@ def read_enrolment(text: str) -> Enrolment:
         credential_pem=_pem(values, "credential", problems) if has_server else b"",
         following=following,
         nameserver_pem=_pem(values, "nameserver_credential", problems) if following else b"",
+        introduction=_introduction(values["introduction"], problems) if "introduction" in values else None,
     )
     if not problems and following is not None:
         _peer(enrolment.ca_pem, enrolment.nameserver_pem, Role.NAMESERVER, enrolment.server_id, problems)
@@ -208,13 +233,57 @@ def _following(values: Mapping[str, Any], problems: list[str]) -> Following:
     for key in ("zones", "primary"):
         if not problems and not getattr(following, key):
             problems.append(f"{key}: there is none")
+    _check_secret("key_secret", following.key_secret, problems)
+    return following
+
+
+def _check_secret(key: str, text: str, problems: list[str]) -> None:
     try:
-        secret = base64.b64decode(following.key_secret, validate=True)
+        secret = base64.b64decode(text, validate=True)
     except ValueError:
         secret = b""
     if not problems and len(secret) < MIN_SECRET_OCTETS:
-        problems.append(f"key_secret: must be base64 of at least {MIN_SECRET_OCTETS} octets")
-    return following
+        problems.append(f"{key}: must be base64 of at least {MIN_SECRET_OCTETS} octets")
+
+
+def _introduction_text(introduction: Introduction) -> str:
+    lines = [
+        "",
+        "# To whom this server announces itself; the secrets are keys (TSIG, hmac-sha256).",
+        "[introduction]",
+        f"zone = {_toml(introduction.zone)}",
+        f"key_name = {_toml(introduction.key_name)}",
+    ]
+    for one in introduction.nameservers:
+        lines += [
+            "[[introduction.nameservers]]",
+            f"id = {_toml(one.id)}",
+            f"addresses = {_toml([str(address) for address in one.addresses])}",
+            f"secret = {_toml(one.secret)}",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _introduction(values: object, problems: list[str]) -> Introduction | None:
+    tables = values.get("nameservers") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or not isinstance(tables, list) or not tables:
+        problems.append("introduction: its nameservers are missing")
+        return None
+    nameservers = []
+    for table in tables:
+        if not isinstance(table, dict):
+            problems.append("introduction: a nameserver is no table")
+            continue
+        one = NameserverKey(
+            _text(table, "id", problems),
+            _each(table, "addresses", read_address, problems),
+            _text(table, "secret", problems),
+        )
+        _check_secret("secret", one.secret, problems)
+        nameservers.append(one)
+    return Introduction(
+        _host(values, "zone", problems), _text(values, "key_name", problems), tuple(nameservers)
+    )
 
 
 def _write(kind: str, comment: str, values: Mapping[str, object], pems: Mapping[str, bytes]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dns.message
 import dns.opcode
+import dns.rcode
 import dns.tsig
 import dns.update
 import pytest
@@ -13,6 +14,8 @@ from appliance.dns.numbers import SERVFAIL
 from appliance.dns.ratelimit import RateLimit
 from appliance.dns.responder import Dropped, Responder
 from appliance.dns.tsig import Key
+from appliance.dns.update import UpdateAsked
+from tests.dns.asking import zone
 
 WALL = 1_800_000_000
 APEX = names.from_text("demo.test")
@@ -55,6 +58,14 @@ def update(key: str | None, zone: str = "demo.test", secret: bytes = SECRET) -> 
     message = dns.update.UpdateMessage(zone)
     message.add("www", 60, "A", "192.0.2.1")
     return signed(message, key, secret)
+
+
+def signed_at(wall: int, key: str) -> bytes:
+    message = dns.update.UpdateMessage("demo.test")
+    message.use_tsig(dns.tsig.Key(key, SECRET, "hmac-sha256"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("time.time", lambda: wall)
+        return message.to_wire()
 
 
 def test_a_notify_of_the_primary(responder: Responder) -> None:
@@ -118,3 +129,52 @@ def test_strangers_make_us_pass_on_only_so_much() -> None:
     assert found[0].__class__ is ForwardAsked
     assert found[-1] is Dropped.OVER_LIMIT
     assert isinstance(ask(responder, update("theirs"), udp=False), ForwardAsked)
+
+
+# What is for this nameserver itself
+
+
+SERVER = Key(names.from_text("s2.server"), names.from_text("hmac-sha256"), SECRET)
+
+
+@pytest.fixture(params=["followed", "served"])
+def introduced(request: pytest.FixtureRequest, responder: Responder) -> Responder:
+    if request.param == "served":
+        responder.followed = {}
+        responder.replace(zone("", "demo.test"))
+    responder.introducers = {SERVER.name: SERVER}
+    return responder
+
+
+def test_the_update_of_an_introducer_is_not_passed_on(introduced: Responder) -> None:
+    asked = introduced.respond(update("s2.server"), udp=True, source="192.0.2.1", now=0.0, wall=WALL)
+    assert isinstance(asked, UpdateAsked)
+    assert asked.signed.key == SERVER
+    assert asked.update.apex == APEX
+
+
+def test_an_introducers_signature_that_is_wrong_is_refused_here(introduced: Responder) -> None:
+    for octets, error in (
+        (update("s2.server", secret=bytes(32)), dns.rcode.BADSIG),
+        (signed_at(WALL - 301, "s2.server"), dns.rcode.BADTIME),
+    ):
+        answer = ask(introduced, octets)
+        assert isinstance(answer, bytes)
+        assert answer[3] & 0xF == dns.rcode.NOTAUTH
+        assert int.from_bytes(answer[-4 - (6 if error == dns.rcode.BADTIME else 0) :][:2], "big") == error
+
+
+def test_another_zone_is_not_ours_for_an_introducer_either(introduced: Responder) -> None:
+    answer = ask(introduced, update("s2.server", zone="other.test"))
+    assert isinstance(answer, bytes)
+    assert answer[3] & 0xF == dns.rcode.NOTAUTH
+
+
+def test_an_introducer_may_ask_like_anybody(introduced: Responder) -> None:
+    answer = ask(introduced, signed(dns.message.make_query("demo.test", "SOA"), "s2.server"))
+    assert isinstance(answer, bytes)
+    assert answer[3] & 0xF in (dns.rcode.NOERROR, dns.rcode.REFUSED)  # a followed zone is not here yet
+    assert b"\x02s2\x06server" in answer  # and is answered with a signature
+    answer = ask(introduced, signed(dns.message.make_query("demo.test", "AXFR"), "s2.server"), udp=False)
+    assert isinstance(answer, bytes)
+    assert answer[3] & 0xF == dns.rcode.REFUSED

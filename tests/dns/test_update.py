@@ -28,6 +28,7 @@ from appliance.dns.numbers import (
     SOA,
     TXT,
     YXDOMAIN,
+    YXRRSET,
     A,
 )
 from appliance.dns.overlay import lay
@@ -37,7 +38,6 @@ from appliance.dns.tsig import Key, Signed, Unsigned, check
 from appliance.dns.update import (
     NOTZONE,
     NXRRSET,
-    YXRRSET,
     Update,
     UpdateAsked,
     UpdateRefused,

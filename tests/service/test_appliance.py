@@ -5,7 +5,6 @@ import socket
 from pathlib import Path
 from typing import Any
 
-import attrs
 import dns.message
 import dns.query
 import pytest
@@ -192,9 +191,7 @@ async def test_a_further_server(reactor: Any, settings: ApplianceSettings, tmp_p
     assert settings.nameserver is not None
     port = free_port()
     address = ServerAddress("127.0.0.2", port)
-    first = Appliance(
-        reactor, attrs.evolve(settings, nameserver=attrs.evolve(settings.nameserver, servers=(address,)))
-    )
+    first = Appliance(reactor, settings)  # which lists nobody
     first.startService()
     further: Appliance | None = None
     try:
@@ -213,9 +210,15 @@ async def test_a_further_server(reactor: Any, settings: ApplianceSettings, tmp_p
         while set(await deferToThread(texts, settings, "t.test", "TXT")) != both:
             pass
         assert "error" in await deferToThread(ask, tmp_path / "s2", command="invite", names=["a.test"])
+        status = (await deferToThread(ask, settings.state, command="status"))["result"]
+        assert [(one["server"], one["met"]) for one in status["introduced"]] == [("s2", True)]
+        status = (await deferToThread(ask, tmp_path / "s2", command="status"))["result"]
+        assert [(one["nameserver"], one["answer"]) for one in status["announcements"]] == [("s1", "taken")]
         assert "result" in await deferToThread(ask, settings.state, command="revoke", id="s2")
         while len(await deferToThread(texts, settings, "t.test", "TXT")) != 1:
             pass
+        status = (await deferToThread(ask, settings.state, command="status"))["result"]
+        assert status["introduced"] == []
     finally:
         if further is not None:
             await further.stopService()

@@ -24,7 +24,14 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Following, read_enrolment, read_invitation
+from appliance.tunnel.invitation import (
+    Enrolment,
+    Following,
+    Introduction,
+    NameserverKey,
+    read_enrolment,
+    read_invitation,
+)
 
 WALL = datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
 BOTH = Identity("s1", "ns-s1", (ServerAddress("203.0.113.5", 8443), ServerAddress("2001:db8::5")))
@@ -39,6 +46,7 @@ class Machine:
         self.store = Store(state / "appliance.sqlite", Clock())
         self.store.open()
         self.revocations: list[RevocationList] = []
+        self.introduction: Introduction | None = None
 
     def authority(self, identity: Identity = BOTH, days: int = 365) -> Authority:
         def discovery(names: Sequence[str]) -> str:
@@ -52,6 +60,7 @@ class Machine:
             wall=lambda: self.wall,
             discovery=discovery,
             servers=lambda: [ServerAddress("203.0.113.5")],
+            introduction=lambda server_id, serial: self.introduction,
         )
         made.open()
         made.on_revoked(self.revocations.append)
@@ -183,6 +192,22 @@ def test_enroll(machine: Machine) -> None:
         with pytest.raises(NotIssued, match="not here but at the appliance that enrolled"):
             refuse()
     further.store.close()
+
+
+def test_the_keys_for_announcements_are_a_tunnel_servers(machine: Machine) -> None:
+    key = NameserverKey("s1", (ServerAddress("203.0.113.5", 53),), "AAECAwQFBgcICQoLDA0ODw==")
+    machine.introduction = Introduction("example.org", "s2.5f.server.internal", (key,))
+    authority = machine.authority()
+    places = (ServerAddress("203.0.113.9"),)
+    assert now(authority.enroll("s2", places)).introduction == machine.introduction
+    assert machine.store.enrolled() == {"s2": places}
+
+    def follow() -> Deferred[Following]:
+        return succeed(Following(1, ("example.org",), places, (), "s3.peer.internal", key.secret))
+
+    alone = now(authority.enroll("s3", places, following=follow, is_server=False))
+    assert alone.introduction is None
+    assert set(machine.store.enrolled()) == {"s2"}
 
 
 def test_what_is_not_enrolled(machine: Machine) -> None:

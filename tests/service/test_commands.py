@@ -105,6 +105,7 @@ def test_enroll(appliance: Appliance) -> None:
     result = appliance.ask("enroll", id="s2", addresses=["192.0.2.2", "[2001:db8::2]:8443"])
     enrolment = read_enrolment(result["enrolment"])
     assert result["server"] == enrolment.server_id == "s2"
+    assert result["announces"] is False  # no nameserver is here
     assert enrolment.addresses == (ServerAddress("192.0.2.2"), ServerAddress("2001:db8::2", 8443))
 
 

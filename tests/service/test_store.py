@@ -122,7 +122,8 @@ def test_a_state_file_of_an_older_schema_is_brought_to_this_one(path: Path, stor
     store.reserve(ZONE, 7)
     store.close()
     with sqlite3.connect(path) as other:
-        for table in ("amendments", "accepted", "copied", "confirmed", "peers"):
+        tables = ("amendments", "accepted", "copied", "confirmed", "peers")
+        for table in (*tables, "own_secret", "enrolled", "introduced"):
             other.execute(f"DROP TABLE {table}")
         other.execute("PRAGMA user_version = 1")
     other.close()
@@ -361,3 +362,28 @@ def test_peers_are_kept(path: Path, store: Store) -> None:
     once_more = _reopened(path, again)
     assert once_more.peers() == []
     once_more.close()
+
+
+def test_the_own_secret_is_made_once(path: Path, store: Store) -> None:
+    assert store.own_secret(lambda: bytes(32)) == bytes(32)
+    assert store.own_secret(lambda: b"another") == bytes(32)
+    again = _reopened(path, store)
+    assert again.own_secret(lambda: b"another") == bytes(32)
+    again.close()
+    with pytest.raises(StoreFailed):
+        Store(path, Clock()).own_secret(lambda: bytes(32))
+
+
+def test_tunnel_servers_enrolled_and_introduced_are_kept(path: Path, store: Store) -> None:
+    store.enroll("s2", (ServerAddress("192.0.2.2"),))
+    store.enroll("s2", SERVER.addresses)
+    store.enroll("s3", ())
+    store.forget_enrolled("s3")
+    store.introduce("s2", "one")
+    store.introduce("s2", "two")
+    store.introduce("s3", "x")
+    store.forget_introduced("s3")
+    for each in (store, _reopened(path, store)):
+        assert each.enrolled() == {"s2": SERVER.addresses}
+        assert each.introduced() == {"s2": "two"}
+    each.close()

@@ -14,8 +14,10 @@ from appliance.tunnel.invitation import (
     Enrolment,
     EnrolmentRefused,
     Following,
+    Introduction,
     Invitation,
     InvitationRefused,
+    NameserverKey,
     read_enrolment,
     read_invitation,
 )
@@ -56,6 +58,16 @@ FURTHER = Enrolment(
     nameserver_pem=NAMESERVER.pem(),
 )
 
+INTRODUCTION = Introduction(
+    "example.org",
+    "s1.5f.server.internal",
+    (
+        NameserverKey("ns1", (ServerAddress("192.0.2.53", 53),), "AAECAwQFBgcICQoLDA0ODw=="),
+        NameserverKey("ns2", (ServerAddress("2001:db8::53", 5353),), "ABECAwQFBgcICQoLDA0ODw=="),
+    ),
+)
+ANNOUNCING = replace(ENROLMENT, introduction=INTRODUCTION)
+
 
 def test_an_invitation_is_toml_for_humans() -> None:
     text = INVITATION.to_toml()
@@ -88,6 +100,28 @@ def test_an_enrolment_of_a_nameserver() -> None:
     assert "PRIVATE KEY" not in repr(FURTHER)
     assert FOLLOWING.key_secret not in repr(FURTHER)
     assert "# The enrolment of the appliance ns1." in FURTHER.to_toml()
+
+
+def test_an_enrolment_with_the_keys_for_announcements() -> None:
+    text = ANNOUNCING.to_toml()
+    assert read_enrolment(text) == ANNOUNCING
+    assert text.endswith(
+        "[introduction]\n"
+        'zone = "example.org"\n'
+        'key_name = "s1.5f.server.internal"\n'
+        "[[introduction.nameservers]]\n"
+        'id = "ns1"\n'
+        'addresses = ["192.0.2.53:53"]\n'
+        'secret = "AAECAwQFBgcICQoLDA0ODw=="\n'
+        "[[introduction.nameservers]]\n"
+        'id = "ns2"\n'
+        'addresses = ["[2001:db8::53]:5353"]\n'
+        'secret = "ABECAwQFBgcICQoLDA0ODw=="\n'
+    )
+    for one in INTRODUCTION.nameservers:
+        assert one.secret not in repr(ANNOUNCING)
+    both = replace(FURTHER, introduction=INTRODUCTION)
+    assert read_enrolment(both.to_toml()) == both
 
 
 def test_servers_may_be_left_to_the_dns() -> None:
@@ -148,6 +182,12 @@ def test_all_problems_are_told_at_once() -> None:
         (replace(FURTHER, following=replace(FOLLOWING, zones=())).to_toml(), "zones: there is none"),
         (replace(FURTHER, following=replace(FOLLOWING, primary=())).to_toml(), "primary: there is none"),
         (FURTHER.to_toml().replace('"example.net"', '"a b"'), "zones: 'a b' is not a host"),
+        (ENROLMENT.to_toml() + "introduction = 7\n", "introduction: its nameservers are missing"),
+        (ENROLMENT.to_toml() + "introduction = { nameservers = [] }\n", "nameservers are missing"),
+        (ENROLMENT.to_toml() + "introduction = { nameservers = [7] }\n", "a nameserver is no table"),
+        (ANNOUNCING.to_toml().replace("AAECAwQFBgcICQoLDA0ODw==", "AAEC"), "secret: must be base64"),
+        (ANNOUNCING.to_toml().replace("s1.5f.server.internal", ""), "key_name: a text is missing"),
+        (ANNOUNCING.to_toml().replace("192.0.2.53:53", "x"), "addresses: 'x' is not an IP"),
     ],
 )
 def test_what_is_not_an_enrolment(text: str, words: str) -> None:

@@ -40,8 +40,9 @@ class Registry(Service):
     """Servers, known names and what follows from both.
 
     `listed` are the addresses that the operator's settings name, those of a server in this process included;
-    `discovery` is the name that lists the servers (each apex without one). The store is open and the zones
-    are loaded when the service starts; after that the first answer is right.
+    `introduced` tells of an id whether that server announces itself here instead; `discovery` is the name
+    that lists the servers (each apex without one). The store is open and the zones are loaded when the
+    service starts; after that the first answer is right.
     """
 
     _log = Logger()
@@ -53,6 +54,7 @@ class Registry(Service):
         zonefiles: Zonefiles,
         *,
         listed: Collection[ServerAddress],
+        introduced: Callable[[str], bool] = lambda server_id: False,
         discovery: str | None = None,
         private_addresses: bool = False,
         wall: Callable[[], float] = time.time,
@@ -61,6 +63,7 @@ class Registry(Service):
         self._store = store
         self._zonefiles = zonefiles
         self._listed = listed
+        self._introduced = introduced
         self._discovery = discovery
         self._private_addresses = private_addresses
         self._wall = wall
@@ -77,7 +80,7 @@ class Registry(Service):
         self._told_forgotten: NamesTold = _nobody
         self._drains: list[tuple[Collection[ServerAddress], Deferred[bool]]] = []
         self._complaints = {standing: FewLines(reactor, self._log) for standing in Standing}
-        self._held_lines = FewLines(reactor, self._log)
+        self._held_said: tuple[ServerAddress, ...] = ()
         self._tending = LoopingCall(self._tend)
         self._tending.clock = reactor
 
@@ -92,7 +95,8 @@ class Registry(Service):
             self._kept[server.id] = server
             for address in server.addresses:
                 self._membership.restored(address, server.id, server.boot, now)
-                if address not in self._listed or not self.admits(address):
+                is_ours = address in self._listed or self._introduced(server.id)
+                if not is_ours or not self.admits(address):
                     self._membership.unlisted(address, now)
         self._publish()
         self._laid_at = float("-inf")  # the server in this process comes next, and is not to wait
@@ -148,6 +152,18 @@ class Registry(Service):
     def boot_at(self, address: ServerAddress) -> str | None:
         """Which start of a server was last verified at this address."""
         return self._membership.boot_at(address)
+
+    def places_of(self, is_wanted: Callable[[str], bool]) -> set[ServerAddress]:
+        """Where the servers of these ids were verified, unless they have left."""
+        return {
+            member.address
+            for member in self._membership.members()
+            if member.standing is not Standing.LEFT and is_wanted(member.server_id)
+        }
+
+    def members(self) -> set[str]:
+        """The ids of all servers that were verified and are not forgotten."""
+        return {member.server_id for member in self._membership.members()}
 
     def joined(
         self, addresses: Iterable[ServerAddress], server_id: str, boot: str, names: Mapping[str, float]
@@ -243,6 +259,7 @@ class Registry(Service):
                 for name in sorted(self._known)
             ],
             "conflicts": list(map(str, self._zonefiles.conflicts)),
+            "warnings": self._warnings(),
         }
 
     def _know(self, names: Mapping[str, float]) -> Deferred[None]:
@@ -301,7 +318,6 @@ class Registry(Service):
 
     def _publish(self) -> None:
         self._laid_at = self._reactor.seconds()
-        held_before = self._published.held
         self._published = published = self._membership.published()
         publication = Publication(published, self._zonefiles.apexes, self._discovery)
         dirty, self._dirty = self._dirty, set()
@@ -315,11 +331,22 @@ class Registry(Service):
         drains, self._drains = self._drains, []
         for addresses, told in drains:
             told.callback(not frozenset(published.addresses).isdisjoint(addresses))
-        if published.held and published.held != held_before:
-            held = ", ".join(map(str, published.held))
-            self._held_lines.warn(
-                "fleet", f"{held} stays in the DNS though not heard: too few servers would remain without"
-            )
+        self._warn_of_held()
+
+    def _warnings(self) -> list[str]:
+        """What is published against better knowledge."""
+        if not self._published.held:
+            return []
+        held = ", ".join(map(str, self._published.held))
+        return [f"{held} stays in the DNS though not heard: too few servers would remain without"]
+
+    def _warn_of_held(self) -> None:
+        """A line whenever others are held than before; it takes 2.5 s of silence to make one."""
+        held = self._published.held
+        if held != self._held_said:
+            self._held_said = held
+            for warning in self._warnings():
+                self._log.warn("fleet: {warning}", warning=warning)
 
     def _keep(self, addresses: Collection[ServerAddress]) -> None:
         """What is published is what a restart begins with."""

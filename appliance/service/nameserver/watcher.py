@@ -1,4 +1,5 @@
-"""Keeps a watch on every tunnel server that the settings list, and on the one in this process.
+"""Keeps a watch on every tunnel server that the settings list or that was introduced, and on the one in this
+process.
 
 Hides when an address is dialled. The end of a watch starts a check (`fleet.check`), whose answering dial is
 the next watch; without an answer the address rests for a random while and is checked again. A server in this
@@ -99,7 +100,10 @@ class Watcher(Service):
         remote = dict.fromkeys(addresses)
         for address in local.addresses if local is not None else ():
             remote.pop(address, None)
-        self._places = [_Place(self, address) for address in remote]
+        self._places = {address: _Place(self, address) for address in remote}
+        self._own = frozenset(local.addresses) if local is not None else frozenset()
+        self._introduced: set[ServerAddress] = set()
+        self._greeted: Callable[[str, str], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -109,7 +113,7 @@ class Watcher(Service):
         self.lag.start()
         if self._local is not None:
             self._local.start()
-        for place in self._places:
+        for place in tuple(self._places.values()):
             if self.registry.admits(place.address):
                 place.check()
             else:
@@ -123,7 +127,7 @@ class Watcher(Service):
         """End every watch; what is published stays published."""
         super().stopService()  # type: ignore[no-untyped-call]
         self.lag.stop()
-        for place in self._places:
+        for place in tuple(self._places.values()):
             place.stop()
         if self._local is not None:
             self._local.stop()
@@ -132,22 +136,51 @@ class Watcher(Service):
         """End the watches of every server whose certificate is on the list, and take it out; give the list to
         the others.
         """
-        for place in self._places:
+        for place in tuple(self._places.values()):
             place.revoke(revoked)
+
+    def on_greeted(self, tell: Callable[[str, str], None]) -> None:
+        """`tell(server_id, boot)` hears which start of a server answers on a watch."""
+        self._greeted = tell
+
+    def greeted(self, server_id: str, boot: str) -> None:
+        """A watch has met this start of this server."""
+        self._greeted(server_id, boot)
+
+    def introduce(self, addresses: Iterable[ServerAddress]) -> None:
+        """Watch these, too; those that are not, now: whoever says that he is there is worth a dial."""
+        for address in addresses:
+            if address in self._own or not self.registry.admits(address):
+                continue
+            place = self._places.get(address)
+            if place is None:
+                place = self._places[address] = _Place(self, address)
+                self._introduced.add(address)
+            if self.running:
+                place.hurry()
+
+    def retain(self, addresses: Collection[ServerAddress]) -> None:
+        """Of those introduced, go on with these, and with those that are heard."""
+        for address in self._introduced.difference(addresses):
+            place = self._places[address]
+            if place.watch is None:
+                place.stop()
+                del self._places[address]
+                self._introduced.discard(address)
 
     def status(self) -> list[dict[str, Any]]:
         """Plain values for the operator: what is being done about each address."""
-        return [place.status() for place in self._places]
+        return [place.status() for place in self._places.values()]
 
     def _known(self, names: Collection[str]) -> None:
-        for place in self._places:
+        for place in tuple(self._places.values()):
             if place.watch is not None:
                 place.watch.know(list(names))
         if self._local is not None:
             self._local.know(names)
 
     def _forgotten(self, names: Collection[str]) -> None:
-        for place in self._places:
+        for place in tuple(self._places.values()):
             if place.watch is not None:
                 place.watch.forget(list(names))
         if self._local is not None:
@@ -164,6 +197,7 @@ class _Follower:
         addresses: Collection[ServerAddress],
         withdrawn: Callable[[bool], None],
     ) -> None:
+        self._watcher = watcher
         self._registry = watcher.registry
         self._complaints = watcher.complaints
         self._server_id = server_id
@@ -179,6 +213,7 @@ class _Follower:
             match event:
                 case ServerGreeted(_, boot):
                     self.boot = boot
+                    self._watcher.greeted(self._server_id, boot)
                 case SnapshotTaken(names):
                     registry.joined(addresses, self._server_id, self.boot, names)
                     self._has_joined = True
@@ -224,6 +259,12 @@ class _Place:
     def check(self) -> None:
         """Begin a check now."""
         self._becomes("rested")
+
+    def hurry(self) -> None:
+        """Begin a check now if one is to come."""
+        if self._state is WatchingState.RESTING:
+            self._set_timer(None)
+            self._becomes("rested")
 
     def stop(self) -> None:
         """End everything."""
@@ -444,3 +485,7 @@ class _LocalWatch:
                 self._follower = _Follower(self._watcher, event.server_id, addresses, self._withdrawn)
             if self._follower is not None:
                 self._follower.follow((event,))
+
+
+def _nobody(_server_id: str, _boot: str) -> None:
+    pass

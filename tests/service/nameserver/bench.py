@@ -52,6 +52,7 @@ class Bench:
         self.zonefiles.load()
         listed = settings.pop("listed", (A, B, C))
         settings.setdefault("private_addresses", True)
+        starts = settings.pop("starts", True)
         self.registry = Registry(
             self.clock, self.store, self.zonefiles, listed=listed, wall=lambda: self.wall, **settings
         )
@@ -61,7 +62,8 @@ class Bench:
             lambda names: self.told.append(("known", *names)),
             lambda names: self.told.append(("forgotten", *names)),
         )
-        self.registry.startService()
+        if starts:
+            self.registry.startService()
 
     def stop(self) -> None:
         self.registry.stopService()

@@ -225,6 +225,46 @@ def test_each_change_is_one_line_and_a_held_server_is_warned_of(bench: Bench, li
     assert sum("dead" in line for line in lines) == 0  # one in 30 s
 
 
+def test_whenever_a_server_is_held_log_and_status_warn(bench: Bench, lines: list[str]) -> None:
+    held = "192.0.2.{}:443 stays in the DNS though not heard: too few servers would remain without"
+    for turn, (silent, address) in enumerate([("a", A), ("b", B), ("a", A)]):
+        bench.registry.joined([A], "a", str(turn), {})
+        bench.registry.joined([B], "b", str(turn), {})
+        bench.registry.dead(B if silent == "a" else A, str(turn))
+        bench.clock.advance(1)
+        assert bench.registry.status()["warnings"] == []
+        bench.registry.silent(address, str(turn))
+        bench.clock.advance(1)
+        warning = held.format(1 if silent == "a" else 2)
+        assert bench.registry.status()["warnings"] == [warning]
+        assert [line for line in lines if "stays" in line] == [f"fleet: {warning}"]  # within 30 s as well
+        bench.registry.silent(address, str(turn))
+        bench.clock.advance(1)
+        assert len([line for line in lines if "stays" in line]) == 1
+        lines.clear()
+    bench.registry.joined([B], "b", "9", {})
+    bench.registry.joined([A], "a", "9", {})
+    bench.clock.advance(1)
+    assert bench.registry.status()["warnings"] == []
+
+
+def test_an_introduced_server_is_published_after_the_restart_without_being_listed(tmp_path: Path) -> None:
+    before = Bench(tmp_path, listed=(), introduced=lambda server_id: True)
+    before.registry.joined([A], "a", "1", {})
+    before.registry.joined([B], "b", "1", {})
+    before.registry.left([C], "b", "1")
+    before.clock.advance(1)
+    assert before.registry.places_of(lambda server_id: True) == {A}
+    assert before.registry.places_of(lambda server_id: server_id == "b") == set()
+    assert before.registry.members() == {"a", "b"}
+    before.stop()
+    after = Bench(tmp_path, listed=(), introduced=lambda server_id: server_id == "a")
+    after.registry.joined([C], "c", "1", {})
+    after.clock.advance(1)
+    assert after.txt() == [A, C]
+    after.stop()
+
+
 def test_status_is_plain_values(bench: Bench) -> None:
     bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
     bench.clock.advance(2)

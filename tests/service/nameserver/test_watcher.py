@@ -451,6 +451,37 @@ def test_a_watch_that_never_lasts_is_not_begun_in_a_circle(world: World) -> None
     assert len([at for _, at in world.network.dials if at == A]) < 60
 
 
+def test_a_server_that_flaps_is_held_down_for_five_seconds_at_most(world: World) -> None:
+    """Each watch ends as soon as it is there, the server lives; then the network is well again."""
+    world.network.start(A)
+    world.start()
+    without, longest = 0.0, 0.0
+    for turn in range(1200):
+        for connection in list(world.network.connections) if turn < 1000 else ():
+            connection.close()
+        world.run(0.05)
+        without = 0.0 if world.watcher.status()[0]["state"] == "watching" else without + 0.05
+        longest = max(longest, without)
+    assert longest <= 5.0
+    assert world.watcher.status()[0]["state"] == "watching"
+    assert len([at for _, at in world.network.dials if at == A]) < 300  # nor dialled in a circle
+    assert world.txt() == [A]
+
+
+def test_a_server_that_dies_while_it_is_held_down_is_out_soon(world: World) -> None:
+    for address in (A, B):
+        world.network.start(address)
+    world.start()
+    for _ in range(10):
+        for connection in [one for one in world.network.connections if one.watches is world.network.up[A]]:
+            connection.close()
+        world.run(0.1)
+    world.network.kill(A)
+    world.run(1)
+    assert world.txt() == [B]
+    assert world.standing()["a"] == "dead"
+
+
 def test_after_a_restart_the_first_answer_holds_until_the_check_is_over(tmp_path: Path) -> None:
     world = World(tmp_path)
     for address in (A, B, C):
