@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -58,6 +59,11 @@ class Session:
         # Handed on as it is to the instance's next session: who is joined takes himself out of it when he
         # leaves.
         self.joined: set[Joined] = set()
+
+    @cached_property
+    def certificate_pem(self) -> bytes:
+        """What is shown to nameservers with each of its names."""
+        return self.peer.certificate.public_bytes(Encoding.PEM)
 
 
 class Links:
@@ -165,7 +171,7 @@ class Links:
             "{client} serves {name} here", client=session.peer.id, name=event.name, instance=session.instance
         )
         if first:
-            self._serving(event.name, session.peer.certificate.public_bytes(Encoding.PEM))
+            self._serving(event.name, session.certificate_pem)
 
     def _unregister(self, session: Session, name: str) -> None:
         if self._routes.remove(name, session):
