@@ -31,6 +31,8 @@ READY_SECONDS = 20.0
 VISITS_A_SECOND = 5
 """A run with fewer is void."""
 SLOW_SHARE = 0.1
+SHOWN = 10
+"""Of what was wrong."""
 
 
 @dataclass
@@ -291,6 +293,11 @@ class Experiments:
 
     def never(self) -> list[Bar]:
         measured("questions_asked", self.inquirer.asked)
+        for nameserver, heard in self.inquirer.heard.items():
+            for when, what in heard.empty[:SHOWN]:
+                measured("empty", f"{when:.2f} {nameserver}: {what}")
+            for when, before, after in heard.backwards[:SHOWN]:
+                measured("went_back", f"{when:.2f} {nameserver}: {before} to {after}")
         return [
             Bar("empty_answers", self.inquirer.empty, 0),
             Bar("serials_that_went_back", self.inquirer.backwards, 0),
@@ -316,7 +323,7 @@ def _report(name: str, seconds: list[float], tally: Tally) -> None:
 
 
 def _show(tally: Tally) -> None:
-    for visit in tally.failed[:10]:
+    for visit in tally.failed[:SHOWN]:
         measured("failed", visit)
 
 

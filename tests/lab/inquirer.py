@@ -19,7 +19,7 @@ from typing import Self
 
 import dns.exception
 import dns.message
-import dns.rdatatype
+import dns.rcode
 import dns.rrset
 
 from tests.end_to_end.namespaces import enter_network
@@ -177,7 +177,8 @@ class Inquirer:
     def _set(self, heard: Heard, answer: dns.message.Message, question: str, when: float) -> None:
         found = frozenset(_addresses(answer.answer))
         if not found:
-            heard.empty.append((when, question))
+            rcode = dns.rcode.to_text(answer.rcode())
+            heard.empty.append((when, f"{question} {answer.question[0].name} {rcode}"))
         if found != heard.last.get(question):
             heard.last[question] = found
             heard.changes.append((when, question, found))

@@ -18,11 +18,12 @@ from tests.lab.figures import Experiments, connections
 from tests.lab.lab import NAMES
 from tests.lab.membership import Chaos
 from tests.lab.oracle import Visitors, Void, connect
+from tests.lab.wires import Host
 
 MANY = 500
 SEED = 7
 DELAY_MILLISECONDS = 60
-PINGS = 5
+CONNECTS = 5
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +41,20 @@ def reach(bars: list[Bar]) -> None:
 def test_the_wires_stay_inside(fleet: Experiments) -> None:
     """No host has a way out: the router has a cable to each host, and no other."""
     for host in fleet.lab.hosts.values():
-        links = {link["ifname"] for link in json.loads(host.run("ip", "-json", "link"))}
-        assert links == {"lo", "eth0"}, host.name
-    with pytest.raises(AssertionError), thread_in_network(fleet.lab.hosts["visitors"].pid):
-        fleet.lab.hosts["visitors"].run("ping", "-c1", "-W1", "192.0.2.1")
+        assert _links(host) == {"lo", "eth0"}, host.name
+    assert _links(fleet.lab.wires.router) == {"lo", *fleet.lab.hosts}
 
 
 def test_a_link_can_be_slow(fleet: Experiments) -> None:
-    visitors, address = fleet.lab.hosts["visitors"], fleet.lab.address("s3")
-
     def milliseconds() -> float:
-        said = visitors.run("ping", "-q", "-i0.05", f"-c{PINGS}", address)
-        return float(said.rpartition(" = ")[2].split("/")[1])
+        """What a connect takes, a round trip: the best of some."""
+        seconds = []
+        with thread_in_network(fleet.lab.hosts["visitors"].pid):
+            for _ in range(CONNECTS):
+                began = time.monotonic()
+                connect([fleet.lab.address("s3")], 443).close()
+                seconds.append(time.monotonic() - began)
+        return min(seconds) * 1000
 
     assert milliseconds() < DELAY_MILLISECONDS
     fleet.lab.wires.slow("s3", delay=DELAY_MILLISECONDS)
@@ -87,8 +90,8 @@ def test_a_cut_is_one_way_or_both(fleet: Experiments) -> None:
 def test_the_oracle_sees_what_is_lost(fleet: Experiments) -> None:
     """A request that nobody answers is counted, as failed or apart; and with no load a run is void."""
     lab = fleet.lab
-    with pytest.raises(Void), Visitors(lab, NAMES[:1], threads=1) as few:
-        pass
+    with Visitors(lab, NAMES[:1], threads=1) as few:
+        wait_for(lambda: few.visits, 20, "a visitor")
     with pytest.raises(Void):
         few.tally(1000)
     silent = ["44.128.250.2"]
@@ -140,3 +143,7 @@ def test_chaos(fleet: Experiments) -> None:
 def test_nothing_was_ever_empty(fleet: Experiments) -> None:
     assert fleet.inquirer.asked > 1000
     reach(fleet.never())
+
+
+def _links(host: Host) -> set[str]:
+    return {link["ifname"] for link in json.loads(host.run("ip", "-json", "link"))}

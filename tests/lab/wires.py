@@ -86,9 +86,9 @@ class Wires:
         self._running = running
         self._hosts: dict[str, Host] = {}
         self._links: dict[str, Path] = {}
-        self._router = Host("router", 0)
-        running.callback(self._router.network.end)
-        self._router.run("bash", "-c", _ROUTER)
+        self.router = Host("router", 0)
+        running.callback(self.router.network.end)
+        self.router.run("bash", "-c", _ROUTER)
         self._filter(_FILTER.replace("PERCENT", str(LOSS_PERCENT)))
 
     def host(self, name: str, *, slow: bool = False) -> Host:
@@ -98,10 +98,10 @@ class Wires:
         if slow:
             self._slow_link(host)
         else:
-            cable(self._router.pid, name, host.pid, "eth0")
-            self._router.run("ip", "address", "add", f"{host.gateway}/30", "dev", name)
+            cable(self.router.pid, name, host.pid, "eth0")
+            self.router.run("ip", "address", "add", f"{host.gateway}/30", "dev", name)
             host.run("ip", "address", "add", f"{host.address}/30", "dev", "eth0")
-        self._router.run("ip", "link", "set", name, "up")
+        self.router.run("ip", "link", "set", name, "up")
         host.run("ip", "link", "set", "eth0", "up")
         host.run("ip", "route", "add", "default", "via", host.gateway)
         return host
@@ -140,7 +140,7 @@ class Wires:
 
     def dropped(self, counter: str) -> int:
         """How many packets a fault (`cut`, `lost`) has taken."""
-        said = json.loads(self._router.run("nft", "-j", "list", "counter", "inet", "fault", counter))
+        said = json.loads(self.router.run("nft", "-j", "list", "counter", "inet", "fault", counter))
         (packets,) = [one["counter"]["packets"] for one in said["nftables"] if "counter" in one]
         return int(packets)
 
@@ -149,18 +149,18 @@ class Wires:
         self._filter(f"{what} element inet fault {of} {{ {listed} }}\n")
 
     def _filter(self, script: str) -> None:
-        self._router.run("nft", "-f", "-", script=script)
+        self.router.run("nft", "-f", "-", script=script)
 
     def _slow_link(self, host: Host) -> None:
         state = self._links[host.name] = self._directory / f"{host.name}.link"
         state.write_text("{}")
         program = Path(__file__).with_name("slowlink.py")
-        ends = [str(self._router.pid), host.name, str(host.pid), "eth0"]
+        ends = [str(self.router.pid), host.name, str(host.pid), "eth0"]
         link = Process([sys.executable, program, *ends, state], self._directory / f"{host.name}.link.log")
         self._running.enter_context(link)
         link.says("linked", _LINK_SECONDS)
         for one, own, other in (
-            (self._router, host.gateway, host.address),
+            (self.router, host.gateway, host.address),
             (host, host.address, host.gateway),
         ):
             device = "eth0" if one is host else host.name
