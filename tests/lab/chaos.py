@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -113,6 +114,7 @@ def main() -> int:
     arguments.add_argument("--only", action="append", default=[])
     arguments.add_argument("--keep", type=Path, help="keep all logs in this directory")
     given = arguments.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # and everything that was started ends
     measured("seed", given.seed)
     long = Long(given.minutes / WHOLE_MINUTES, given.seed)
     with tempfile.TemporaryDirectory(prefix="lab-") as temporary:

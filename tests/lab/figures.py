@@ -293,11 +293,6 @@ class Experiments:
 
     def never(self) -> list[Bar]:
         measured("questions_asked", self.inquirer.asked)
-        for nameserver, heard in self.inquirer.heard.items():
-            for when, what in heard.empty[:SHOWN]:
-                measured("empty", f"{when:.2f} {nameserver}: {what}")
-            for when, before, after in heard.backwards[:SHOWN]:
-                measured("went_back", f"{when:.2f} {nameserver}: {before} to {after}")
         return [
             Bar("empty_answers", self.inquirer.empty, 0),
             Bar("serials_that_went_back", self.inquirer.backwards, 0),

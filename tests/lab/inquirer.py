@@ -24,6 +24,7 @@ import dns.rrset
 
 from tests.end_to_end.namespaces import enter_network
 from tests.end_to_end.site import ZONE
+from tests.lab.bars import measured
 from tests.lab.wires import Host
 
 PAUSE_SECONDS = 0.02
@@ -167,23 +168,35 @@ class Inquirer:
 
     def _serial(self, heard: Heard, answer: dns.message.Message, when: float) -> None:
         if not answer.answer:
-            heard.empty.append((when, "SOA"))
+            self._empty(heard, answer, "SOA", when)
             return
         serial: int = answer.answer[0][0].serial
         if serial < heard.serial:
             heard.backwards.append((when, heard.serial, serial))
+            measured("went_back", f"from {heard.serial} to {serial} at {when:.2f}")
         heard.serial = serial
 
     def _set(self, heard: Heard, answer: dns.message.Message, question: str, when: float) -> None:
         found = frozenset(_addresses(answer.answer))
         if not found:
-            rcode = dns.rcode.to_text(answer.rcode())
-            heard.empty.append((when, f"{question} {answer.question[0].name} {rcode}"))
+            self._empty(heard, answer, question, when)
+            return
         if found != heard.last.get(question):
             heard.last[question] = found
             heard.changes.append((when, question, found))
         for address in found:
             heard.seen[question, address] = when
+
+    def _empty(self, heard: Heard, answer: dns.message.Message, question: str, when: float) -> None:
+        """A server failure or a refusal says nothing of the name, and a resolver asks the next nameserver; no
+        data and no such name are believed, and remembered."""
+        rcode = answer.rcode()
+        if rcode not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            heard.unanswered.append(when)
+            return
+        heard.empty.append((when, question))
+        what = f"{question} {answer.question[0].name} {dns.rcode.to_text(rcode)}"
+        measured("empty_answer", f"{what} at {when:.2f}")
 
 
 def _answer(sock: socket.socket, query: dns.message.Message) -> dns.message.Message | None:

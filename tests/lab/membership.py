@@ -75,7 +75,26 @@ class Chaos:
             said.append(self._random.choice(possible)())
             end = time.monotonic() + SETTLE_SECONDS
             wait_for(partial(_is_past, end), SETTLE_SECONDS + 5, "the next fault")
+            self._meet()
         return said
+
+    def _meet(self) -> None:
+        """Whoever is there again is met before the next fault, or it would be as if he had never been."""
+        end = time.monotonic() + RULE_SECONDS
+        wait_for(lambda: self._all_are_met() or time.monotonic() >= end, RULE_SECONDS + 5, "a meeting")
+
+    def _all_are_met(self) -> bool:
+        return all(
+            self._words(nameserver).get(server) == "up"
+            for nameserver, rule in self._rules.items()
+            for server, word in rule.word.items()
+            if word == "up"
+        )
+
+    def _words(self, nameserver: str) -> dict[str, str]:
+        """What the nameserver holds of each server."""
+        seen = asked(self.lab.nameservers[nameserver], "status")["servers"]
+        return {one["id"]: one["standing"] for one in seen}
 
     def _possible(self) -> list[Callable[[], str]]:
         """What can be done now."""
@@ -181,8 +200,7 @@ class Chaos:
         serving = {server: self._serving(server) for server in SERVERS}
         for nameserver, rule in self._rules.items():
             heard = self.fleet.inquirer.heard[nameserver].last
-            seen = asked(self.lab.nameservers[nameserver], "status")["servers"]
-            words = {one["id"]: one["standing"] for one in seen}
+            words = self._words(nameserver)
             if words != rule.word:
                 found.append(f"{nameserver} holds {words} and not {rule.word}")
             chosen = rule.published()
