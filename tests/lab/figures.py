@@ -84,6 +84,7 @@ class Experiments:
                 with visitors.fault():
                     faults.killed(self.process(server))
                 seconds.append(self.out(server, at))
+                measured("out", f"{server} killed, out in {seconds[-1]:.3f} s")
                 wait_for(lambda at=at: time.monotonic() > at + RESTART_SECONDS, 5, "RestartSec")  # type: ignore[misc]
                 self.lab.servers[server].start(READY_SECONDS)
                 self.be_whole()
@@ -113,6 +114,7 @@ class Experiments:
                     with visitors.fault():
                         pass
                     seconds.append(self.out(server, at))
+                    measured("out", f"{server} silent, out in {seconds[-1]:.3f} s")
             self.be_whole()
         tally = visitors.tally(int((time.monotonic() - began) * VISITS_A_SECOND))
         _report("server_silent", seconds, tally)

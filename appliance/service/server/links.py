@@ -23,6 +23,7 @@ from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
 from appliance.service.server.lanes import SessionLanes
+from appliance.service.shares import Shares
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
@@ -93,6 +94,7 @@ class Links:
         self.server_id = server_id
         self.boot = boot
         self.service_name = service_name
+        self.shares = Shares(reactor)
         self.sessions: dict[bytes, Session] = {}
         self._routes = routes
         self._serving = serving
@@ -239,15 +241,21 @@ class _Link(Protocol):
             now=links.reactor.seconds(),
             service_name=links.service_name,
         )
+        self._share = links.shares.share(self._hear, transport)
         links._begin(self, self.session)
         self._look_at_expiry()
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         if not self._closing:
+            self._share.received(data)
+
+    def _hear(self, data: bytes) -> None:
+        if not self._closing:
             self._happened(self._machine.receive(data, self._links.reactor.seconds()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._share.finish()
         self._closing = True
         for timer in (self._timer, self._expiry):
             if timer is not None and timer.active():
