@@ -30,6 +30,7 @@ MANY_NAMES = 10_000
 WHOLE_MINUTES = 75.0
 """What all takes if every experiment is done as often as its figure says."""
 SERVER_KILLS, SILENCES, PARTITIONS, ROUNDS = 50, 10, 10, 60
+PROGRAM_KILLS, PROGRAM_SILENCES = 6, 2
 CLIENT_KILL_REQUESTS = 10_000
 LOSS_SECONDS, SLOW_SECONDS = 600.0, 120.0
 
@@ -66,6 +67,7 @@ class Long:
         parts: list[tuple[str, int, Callable[[Experiments], list[Bar]]]] = [
             ("kills", MANY_NAMES, lambda fleet: self._kept(fleet.kill_servers(self.of(SERVER_KILLS)))),
             ("silences", 0, lambda fleet: self._kept(fleet.silence_servers(self.of(SILENCES)))),
+            ("programs", 0, self._programs),
             ("clients", 0, lambda fleet: fleet.kill_clients(self.of(CLIENT_KILL_REQUESTS))),
             ("partitions", 0, lambda fleet: fleet.partition(self.of(PARTITIONS))),
             ("restarts", 0, lambda fleet: fleet.restarts()),
@@ -85,6 +87,11 @@ class Long:
                 self.bars += [Bar(f"{bar.name}_{many}", bar.value, bar.goal) for bar in experiments.never()]
         if self.visitors:
             self.bars += connections(*self.visitors)
+
+    def _programs(self, fleet: Experiments) -> list[Bar]:
+        """Some of the same with curl and Chromium beside it."""
+        kills = self._kept(fleet.kill_servers(self.of(PROGRAM_KILLS), programs=True))
+        return kills + self._kept(fleet.silence_servers(self.of(PROGRAM_SILENCES), programs=True))
 
     def _kept(self, found: tuple[list[Bar], Tally]) -> list[Bar]:
         self.visitors.append(found[1])

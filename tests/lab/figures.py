@@ -22,6 +22,7 @@ from tests.lab.bars import Bar, measured
 from tests.lab.inquirer import Inquirer
 from tests.lab.lab import LOOK_SECONDS, NAMES, NAMESERVERS, SERVED, SERVERS, SHARED, Lab
 from tests.lab.oracle import Tally, Visitors, Void
+from tests.lab.programs import CurlAndChromium
 
 RESTART_SECONDS = 2.0
 """RestartSec of deploy/tunnel-appliance.service."""
@@ -73,11 +74,15 @@ class Experiments:
 
     # 1 and 3: kill -9 of a server
 
-    def kill_servers(self, rounds: int) -> tuple[list[Bar], Tally]:
-        """Each in turn, and started again after as long as systemd waits."""
+    def kill_servers(self, rounds: int, *, programs: bool = False) -> tuple[list[Bar], Tally]:
+        """Each in turn, and started again after as long as systemd waits. With `programs`, curl and Chromium
+        come as well."""
         seconds, turns, own_turns = [], [0.0], [0.0]
         began = time.monotonic()
-        with self.visitors() as visitors:
+        with ExitStack() as coming:
+            visitors = coming.enter_context(self.visitors())
+            if programs:
+                coming.enter_context(CurlAndChromium(self.lab))
             for _, server in zip(range(rounds), itertools.cycle(SERVERS), strict=False):
                 self.be_whole()
                 at = time.monotonic()
@@ -103,10 +108,14 @@ class Experiments:
 
     # 2 and 3: its network goes silent
 
-    def silence_servers(self, rounds: int) -> tuple[list[Bar], Tally]:
+    def silence_servers(self, rounds: int, *, programs: bool = False) -> tuple[list[Bar], Tally]:
+        """Each in turn, until no nameserver names it."""
         seconds = []
         began = time.monotonic()
-        with self.visitors() as visitors:
+        with ExitStack() as coming:
+            visitors = coming.enter_context(self.visitors())
+            if programs:
+                coming.enter_context(CurlAndChromium(self.lab))
             for _, server in zip(range(rounds), itertools.cycle(SERVERS), strict=False):
                 self.be_whole()
                 at = time.monotonic()
