@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from tests.end_to_end.namespaces import Namespaces, cable
 from tests.end_to_end.programs import Process, need, wait_for
 
 # 44.128.0.0/16 is the amateur radio network's for tests: globally routable in form, and routed by nobody.
@@ -149,26 +150,11 @@ class Machine:
         self._running = ExitStack()
         memory = self.directory / "memory"
         memory.mkdir()
-        self._holder = subprocess.Popen(
-            [
-                need("unshare"),
-                *("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation=private"),
-                *("bash", "-c", INIT.format(memory=shlex.quote(str(memory)), name=name, home=HOME)),
-            ],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        self._held = Namespaces(
+            ("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--propagation=private"),
+            INIT.format(memory=shlex.quote(str(memory)), name=name, home=HOME),
         )
-        assert self._holder.stdout is not None
-        said = self._holder.stdout.readline()
-        if not said:
-            _, why = self._holder.communicate()
-            because = f"no namespaces here: {why.strip().splitlines()[-1:]}"
-            if os.environ.get("CI"):
-                pytest.fail(because, pytrace=False)
-            pytest.skip(because)
-        self.pid = int(said)
+        self.pid = self._held.pid
 
     def path(self, name: str) -> Path:
         """A file of the machine, as this process sees it."""
@@ -216,22 +202,12 @@ class Machine:
         return {link["ifname"] for link in json.loads(self.run("ip -json link"))}
 
     def end(self) -> None:
-        assert self._holder.stdin is not None
-        assert self._holder.stdout is not None
-        assert self._holder.stderr is not None
-        self._holder.stdin.close()  # process 1 ends, and with it the kernel ends all the others
-        try:
-            self._holder.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._holder.kill()  # --kill-child
-            self._holder.wait()
-        self._holder.stdout.close()
-        self._holder.stderr.close()
+        self._held.end()
         self._running.close()
         assert not Path(f"/proc/{self.pid}").exists()
 
     def _inside(self) -> list[str]:
-        return [need("nsenter"), f"--target={self.pid}", "--mount", "--net", "--uts", "--pid"]
+        return list(self._held.inside("--mount", "--net", "--uts", "--pid"))
 
 
 class Internet:
@@ -292,12 +268,12 @@ class Internet:
             self.elsewhere: ELSEWHERE,
         }
         for machine, address in addresses.items():
-            _cable(self.switch, machine.name, machine, "eth0")
+            cable(self.switch.pid, machine.name, machine.pid, "eth0")
             self.switch.run(f"ip link set {machine.name} master switch up")
             machine.run(
                 f"ip address add {address}/32 dev eth0; ip link set eth0 up; ip route add default dev eth0"
             )
-        _cable(self.router, "eth1", self.home, "eth0")
+        cable(self.router.pid, "eth1", self.home.pid, "eth0")
         self.router.run(f"ip address add {HOME_NETWORK}.1/24 dev eth1; ip link set eth1 up")
         self.router.run("echo 1 >/proc/sys/net/ipv4/ip_forward")
         self.router.run(f"nft -f - <<'END'\n{ROUTER}\nEND")
@@ -323,9 +299,3 @@ def internet(directory: Path) -> Iterator[Internet]:
 
 def _resolves(machine: Machine) -> bool:
     return "a.nic.org." in machine.attempt("dig org NS +short +tries=1 +time=2").stdout
-
-
-def _cable(one: Machine, one_end: str, other: Machine, other_end: str) -> None:
-    ends = ["name", one_end, "netns", str(one.pid), "type", "veth"]
-    peer = ["peer", "name", other_end, "netns", str(other.pid)]
-    subprocess.run([need("ip"), "link", "add", *ends, *peer], check=True)

@@ -1,18 +1,14 @@
 """A network of a test's own: port 53 and addresses that look like the internet's, and no way out.
 
-Hides the namespace. It lives as long as a pipe from this process is open, and has no name that another run
-could meet. What runs in it is started with `inside` before its command; files are those of everybody.
+What runs in it is started with `inside` before its command; files are those of everybody.
 """
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-import pytest
-
+from tests.end_to_end.namespaces import Namespaces
 from tests.end_to_end.programs import need
 
 HOLD = """
@@ -23,7 +19,6 @@ ip route add default dev lo
 echo $$
 while read -r _; do :; done
 """
-END_SECONDS = 10.0
 
 
 @contextmanager
@@ -33,24 +28,8 @@ def network(addresses: Sequence[str]) -> Iterator[tuple[str, ...]]:
     Skips where that may not be made (it takes root), but not with `CI` set.
     """
     need("ip")
-    with subprocess.Popen(
-        [need("unshare"), "--net", "bash", "-c", HOLD, "hold", *addresses],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as holder:
-        assert holder.stdin is not None
-        assert holder.stdout is not None
-        assert holder.stderr is not None
-        pid = holder.stdout.readline().strip()
-        if not pid:
-            because = f"no network of its own: {holder.stderr.read().strip()}"
-            if os.environ.get("CI") and os.geteuid() == 0:
-                pytest.fail(because, pytrace=False)
-            pytest.skip(because)
-        try:
-            yield (need("nsenter"), "--target", pid, "--net")
-        finally:
-            holder.stdin.close()
-            holder.wait(END_SECONDS)
+    held = Namespaces(("--net",), HOLD, addresses)
+    try:
+        yield held.inside("--net")
+    finally:
+        held.end()

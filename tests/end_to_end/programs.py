@@ -74,8 +74,9 @@ def _is_free(port: int, kind: str) -> bool:
 _NO_IPV6 = (97, 99)  # EAFNOSUPPORT, EADDRNOTAVAIL: a machine without IPv6 has the port free there
 
 
-def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
-    """What `condition()` returns once it is true; after `seconds` the test fails, naming `what`."""
+def wait_for(condition: Callable[[], T], seconds: float, what: str, *, every: float = _POLL_SECONDS) -> T:
+    """What `condition()` returns once it is true; after `seconds` the test fails, naming `what`. It is asked
+    `every` so many seconds."""
     end = time.monotonic() + seconds
     while True:
         value = condition()
@@ -83,7 +84,7 @@ def wait_for(condition: Callable[[], T], seconds: float, what: str) -> T:
             return value
         if time.monotonic() >= end:
             pytest.fail(f"within {seconds:g} s there was not: {what}")
-        time.sleep(_POLL_SECONDS)
+        time.sleep(every)
 
 
 class Process:

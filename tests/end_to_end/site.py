@@ -26,12 +26,14 @@ BIN = Path(sys.executable).parent
 
 
 class Ports:
-    """The port numbers of every machine of a site."""
+    """The port numbers of every machine of a site: free ones, or those of the internet where each machine
+    has a network of its own.
+    """
 
-    def __init__(self) -> None:
-        self.dns = free_port("both")
-        self.tls = free_port("tcp")
-        self.http = free_port("tcp")
+    def __init__(self, *, of_the_internet: bool = False) -> None:
+        self.dns = 53 if of_the_internet else free_port("both")
+        self.tls = 443 if of_the_internet else free_port("tcp")
+        self.http = 80 if of_the_internet else free_port("tcp")
 
 
 class Appliance:
@@ -39,7 +41,6 @@ class Appliance:
     `server`) a nameserver only.
     """
 
-    twistd: Sequence[str | Path] = (BIN / "twistd",)
     env: Mapping[str, str] = {}
 
     def __init__(
@@ -53,10 +54,13 @@ class Appliance:
         server: bool = True,
         zone: str = ZONE,
         public_port: int | None = None,
+        program: Sequence[str | Path] = (BIN / "twistd",),
     ) -> None:
-        """`public_port`: the published port for TLS, where that is not the one listened on (NAT, a tap)."""
+        """`public_port`: the published port for TLS, where that is not the one listened on (NAT, a tap).
+        `program` is twistd, or words that run it elsewhere."""
         directory.mkdir()
         self.directory = directory
+        self.program = program
         self.ports = ports
         self.address = address
         self.process: Process | None = None
@@ -92,7 +96,7 @@ class Appliance:
         """Start it, and wait until it says that it is ready."""
         self._starts += 1
         self.process = Process(
-            [*self.twistd, "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
+            [*self.program, "-n", "--pidfile=", "tunnel-appliance", "--config", "appliance.toml"],
             self.directory / f"log.{self._starts}",
             cwd=self.directory,
             env=self.env,
@@ -148,11 +152,21 @@ class Client:
 
     env: Mapping[str, str] = {}
 
-    def __init__(self, directory: Path, invitation: Path, nameserver: Appliance, *options: str) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        invitation: Path,
+        resolver: Appliance | str,
+        *options: str,
+        program: Sequence[str | Path] = (BIN / "twistd",),
+    ) -> None:
+        """`resolver` is a nameserver, or an address on port 53; `program` as an Appliance's."""
+        if isinstance(resolver, Appliance):
+            resolver = f"{resolver.address}:{resolver.ports.dns}"
         directory.mkdir(exist_ok=True)
         self.directory = directory
         self._arguments: list[str | Path] = [
-            BIN / "twistd",
+            *program,
             "-n",
             "--pidfile=",
             "tunnel-client",
@@ -161,7 +175,7 @@ class Client:
             "--state",
             directory / "state",
             "--resolver",
-            f"{nameserver.address}:{nameserver.ports.dns}",
+            resolver,
             *options,
         ]
         self._starts = 0
@@ -185,10 +199,18 @@ class Nginx:
     """A web server with TLS and plain HTTP that says who it is."""
 
     def __init__(
-        self, directory: Path, names: Sequence[str], ca: trustme.CA, *, says: str = "origin"
+        self,
+        directory: Path,
+        names: Sequence[str],
+        ca: trustme.CA,
+        *,
+        says: str = "origin",
+        inside: Sequence[str] = (),
     ) -> None:
+        """`inside`: the words that start a command in a network of its own."""
         directory.mkdir()
         self.directory = directory
+        self._inside = inside
         self.tls = free_port("tcp")
         self.http = free_port("tcp")
         self.says = says
@@ -232,11 +254,16 @@ http {{
 """
 
     def start(self) -> Process:
+        (self.directory / "nginx.pid").unlink(missing_ok=True)
         self.process = Process(
-            [need("nginx"), "-p", self.directory, "-e", "stderr", "-c", self.directory / "nginx.conf"],
+            [
+                *(*self._inside, need("nginx")),
+                *("-p", self.directory, "-e", "stderr", "-c", self.directory / "nginx.conf"),
+            ],
             self.directory / "log",
         )
-        wait_for(lambda: listens(self.tls) and listens(self.http), 10, "nginx")
+        # It is written when the ports are bound.
+        wait_for((self.directory / "nginx.pid").exists, 10, "nginx")
         return self.process
 
     def kill(self) -> None:

@@ -38,7 +38,7 @@ class Herd:
         self.origin = Nginx(directory / "origin", [f"*.{ZONE}"], self.ca)
         self.s1 = Appliance(directory / "s1", self.ports)
         self.begun = directory / "begun"
-        self.s1.twistd = (sys.executable, "-m", "tests.end_to_end.counted_twistd", self.begun)
+        self.s1.program = (sys.executable, "-m", "tests.end_to_end.counted_twistd", self.begun)
         self.clients: Process
 
     def start(self) -> None:

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.fleet.membership import FORGET_SECONDS, Membership, Published, Standing
 from appliance.tunnel.discovery import ServerAddress
+from tests.fleet.rule import Rule
 
 A, B, C, D = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3, 4))
 B6 = ServerAddress("2001:db8::2")
@@ -262,48 +263,29 @@ SERVER = st.sampled_from(SERVERS)
 NAME = st.sampled_from(NAMES)
 
 
-class Rule(RuleBasedStateMachine):
-    """The model keeps, for each server, one word and a time; the rule is recomputed from them each time.
-
-    "A server proved dead goes out at once, but never the last one. Silent ones go out only while at least
-    half of the known servers remain. Known: verified and published once, and not left, removed, revoked, or
-    silent for more than an hour." "A leave or a drain never removes the last address."
-    """
+class AgainstTheRule(RuleBasedStateMachine):
+    """The membership beside the model of its rule."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
         self.membership = Membership()
+        self.rule = Rule()
         self.boots = dict.fromkeys(SERVERS, 0)
-        self.word: dict[str, str] = {}
-        self.at: dict[str, tuple[float, int]] = {}
         self.names: dict[str, set[str]] = {server: set() for server in SERVERS}
         self.was: tuple[ServerAddress, ...] = ()
-        self.steps = 0
-
-    def becomes(self, server: str, word: str) -> None:
-        self.steps += 1
-        self.word[server] = word
-        self.at[server] = (self.now, self.steps)
 
     @rule(seconds=st.sampled_from([0.5, 10.0, 2000.0, 4000.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.membership.tick(self.now)
-        if "up" in self.word.values():
-            for server, word in list(self.word.items()):
-                if word not in ("up", "draining") and self.now - self.at[server][0] > 3600:
-                    del self.word[server]
+        self.rule.time_passes(self.now)
 
     @rule(server=SERVER, names=st.sets(NAME))
     def a_server_starts(self, server: str, names: set[str]) -> None:
         self.now += 0.001
-        if "up" not in self.word.values():
-            for other, word in self.word.items():
-                if word == "silent":
-                    self.at[other] = (self.now, self.at[other][1])
         self.boots[server] += 1
-        self.becomes(server, "up")
+        self.rule.started(server, self.now)
         self.names[server] = set(names)
         self.membership.joined(PLACE[server], server, str(self.boots[server]), names, self.now)
 
@@ -311,75 +293,58 @@ class Rule(RuleBasedStateMachine):
     def a_server_is_refused(self, server: str, late: bool) -> None:
         self.now += 0.001
         self.membership.dead(PLACE[server], str(self.boots[server] - late), self.now)
-        if not late and self.word.get(server) in ("up", "draining", "silent"):
-            self.becomes(server, "dead")
+        if not late and self.rule.refused(server, self.now):
             self.names[server].clear()
 
     @rule(server=SERVER, late=st.booleans())
     def a_server_is_not_heard(self, server: str, late: bool) -> None:
         self.now += 0.001
         self.membership.silent(PLACE[server], str(self.boots[server] - late), self.now)
-        if not late and self.word.get(server) == "up":
-            self.becomes(server, "silent")
-        elif not late and self.word.get(server) == "draining":
-            self.becomes(server, "left")
+        if not late and self.rule.unheard(server, self.now) and self.rule.word[server] == "left":
             self.names[server].clear()
 
     @rule(server=SERVER)
     def a_server_drains(self, server: str) -> None:
         self.now += 0.001
         self.membership.draining(server, str(self.boots[server]), self.now)
-        if self.word.get(server) in ("up", "silent"):
-            self.becomes(server, "draining")
+        self.rule.drains(server, self.now)
 
     @rule(server=SERVER)
     def a_server_leaves(self, server: str) -> None:
         self.now += 0.001
         self.membership.left(server, str(self.boots[server]), self.now)
-        if self.word.get(server) not in (None, "left"):
-            self.becomes(server, "left")
+        if self.rule.left(server, self.now):
             self.names[server].clear()
 
     @rule(server=SERVER)
     def a_server_is_removed(self, server: str) -> None:
         self.membership.removed(PLACE[server])
-        self.word.pop(server, None)
+        self.rule.removed(server)
         self.was = ()
 
-    @precondition(lambda self: bool({"up", "draining"} & set(self.word.values())))
+    @precondition(lambda self: bool({"up", "draining"} & set(self.rule.word.values())))
     @rule(server=SERVER, name=NAME, late=st.booleans())
     def a_name_comes(self, server: str, name: str, late: bool) -> None:
-        if self.word.get(server) in ("up", "draining"):
+        if self.rule.word.get(server) in ("up", "draining"):
             self.membership.serving(PLACE[server], str(self.boots[server] - late), name)
             if not late:
                 self.names[server].add(name)
 
     @rule(server=SERVER, name=NAME, late=st.booleans())
     def a_name_goes(self, server: str, name: str, late: bool) -> None:
-        if self.word.get(server) in ("up", "draining"):
+        if self.rule.word.get(server) in ("up", "draining"):
             self.membership.not_serving(PLACE[server], str(self.boots[server] - late), name)
             if not late:
                 self.names[server].discard(name)
 
-    def expected(self) -> set[str]:
-        up = {server for server, word in self.word.items() if word == "up"}
-        silent = {server for server, word in self.word.items() if word == "silent"}
-        draining = {server for server, word in self.word.items() if word == "draining"}
-        known = {server for server, word in self.word.items() if word not in ("left", "draining")}
-        chosen = up if len(up) >= len(known) / 2 else up | silent
-        chosen |= set() if up else draining
-        if not chosen and self.word:
-            chosen = {max(self.word, key=lambda server: self.at[server][1])}
-        return chosen
-
     @invariant()
     def what_is_published_is_what_the_rule_says(self) -> None:
         published = self.membership.published()
-        chosen = self.expected()
+        chosen = self.rule.published()
         assert set(published.addresses) == {PLACE[server] for server in chosen}
         for name in NAMES:
             serving = {PLACE[server] for server in chosen if name in self.names[server]}
-            for server, word in () if serving else self.word.items():
+            for server, word in () if serving else self.rule.word.items():
                 if word == "draining" and name in self.names[server]:
                     serving.add(PLACE[server])
             assert set(published.of_name(name)) == (serving or set(published.addresses))
@@ -391,5 +356,5 @@ class Rule(RuleBasedStateMachine):
         self.was = addresses
 
 
-TestRule = Rule.TestCase
+TestRule = AgainstTheRule.TestCase
 TestRule.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

@@ -28,6 +28,7 @@ from zope.interface import implementer
 from appliance.fleet.events import CrlBrought, Ended, ObserverEvent, ServerGreeted
 from appliance.fleet.watch import Observer
 from appliance.service import keepalive
+from appliance.service.shares import Shares
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import CertificateRefused, Credential, Peer, Reason, Role, examine
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
@@ -62,6 +63,7 @@ class Meeting:
         self._tls = cache(self._creator)
         self.revocations = revocations
         self._wall = wall
+        self.shares = Shares(reactor)
 
     def connect(self, address: ServerAddress, factory: Factory) -> Deferred[Any]:
         """Connect and begin the handshake."""
@@ -287,7 +289,11 @@ class _Wire(WatchWire):
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
+        self._share = self._dial._meeting.shares.share(super().dataReceived, transport)
         keepalive.of_link(transport.transport.getHandle())  # below the TLS
+
+    def dataReceived(self, data: bytes) -> None:
+        self._share.received(data)
 
     def handshakeCompleted(self) -> None:
         transport: Any = self.transport
@@ -295,6 +301,7 @@ class _Wire(WatchWire):
         self._dial._met(certificate, transport.negotiatedProtocol)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._share.finish()
         super().connectionLost(reason)
         self._dial._lost(reason)
 

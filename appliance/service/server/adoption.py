@@ -73,8 +73,13 @@ class Adoption:
         keepalive.of_link(sock)
         doorstep = _Doorstep(self)
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
-        self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
-        sock.close()  # the reactor has its own duplicate
+        try:
+            sock.getpeername()  # Twisted asks as well, of a duplicate that it then forgets to close
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
+        except OSError:  # reset meanwhile: it has no peer any more
+            return
+        finally:
+            sock.close()  # the reactor has its own duplicate
         # The TLS protocol has not seen what was read before it existed.
         transport: Any = doorstep.transport
         transport.dataReceived(octets)

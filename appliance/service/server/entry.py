@@ -226,7 +226,11 @@ class Entry(Service):
                         return
                     continue  # ECONNABORTED and its like: he has left again (accept(2))
                 sock.setblocking(False)
-                self._arrived(arrival(self, sock))
+                try:
+                    self._arrived(arrival(self, sock))
+                except Exception:
+                    self._readiness.again(accept)  # nobody tells again of those who wait behind him
+                    raise
             self._readiness.again(accept)
 
         return accept

@@ -11,6 +11,7 @@ import os
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -23,6 +24,7 @@ from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
 from appliance.service.server.lanes import SessionLanes
+from appliance.service.shares import Shares
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.herd import spread_seconds
@@ -62,6 +64,11 @@ class Session:
         # leaves.
         self.joined: set[Joined] = set()
 
+    @cached_property
+    def certificate_pem(self) -> bytes:
+        """What is shown to nameservers with each of its names."""
+        return self.peer.certificate.public_bytes(Encoding.PEM)
+
 
 class Links:
     """All sessions at this server. ``routes`` follows them."""
@@ -92,6 +99,7 @@ class Links:
         self.server_id = server_id
         self.boot = boot
         self.service_name = service_name
+        self.shares = Shares(reactor)
         self.sessions: dict[bytes, Session] = {}
         self._routes = routes
         self._serving = serving
@@ -186,7 +194,7 @@ class Links:
             "{client} serves {name} here", client=session.peer.id, name=event.name, instance=session.instance
         )
         if first:
-            self._serving(event.name, session.peer.certificate.public_bytes(Encoding.PEM))
+            self._serving(event.name, session.certificate_pem)
 
     def _unregister(self, session: Session, name: str) -> None:
         if self._routes.remove(name, session):
@@ -255,15 +263,21 @@ class _Link(Protocol):
             service_name=links.service_name,
             crl=links.revocations.revoked.number,
         )
+        self._share = links.shares.share(self._hear, transport)
         links._begin(self, self.session)
         self._look_at_expiry()
         self._flush()
 
     def dataReceived(self, data: bytes) -> None:
         if not self._closing:
+            self._share.received(data)
+
+    def _hear(self, data: bytes) -> None:
+        if not self._closing:
             self._happened(self._machine.receive(data, self._links.reactor.seconds()))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._share.finish()
         self._closing = True
         for timer in (self._timer, self._expiry):
             if timer is not None and timer.active():

@@ -18,7 +18,7 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from appliance.service.client import links as module
-from appliance.service.client.links import Client, Link
+from appliance.service.client.links import Client, Link, LinkFailed
 from appliance.service.client.origins import Origins
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
@@ -106,6 +106,27 @@ def test_the_pause_is_drawn_from_ever_more_up_to_a_ceiling() -> None:
     making = Making(Clock())
     link = making.link(ServerAddress("127.0.0.1", 1))
     assert pauses(link, making, 8) == [1, 2, 4, 8, 16, 20, 20, 20]
+
+
+def test_a_server_that_restarts_is_dialled_every_few_seconds() -> None:
+    """Its visitors are kept for 5 s until a client is there again; a refused dial costs nobody anything."""
+    making = Making(Clock())
+    link = making.link(ServerAddress("127.0.0.1"))
+
+    def drawn(*, refused: bool) -> float:
+        link.failed(LinkFailed("no"), refused=refused)
+        return pauses(link, making, 1)[0]
+
+    talk: Any = object()
+    link.running = 0
+    link.ended(talk, "the server is gone", 100.0)
+    assert pauses(link, making, 1) == [1]
+    assert [drawn(refused=True) for _ in range(5)] == [2, 3, 3, 3, 3]
+    assert drawn(refused=False) == 20
+    making.clock.advance(29.0)
+    assert drawn(refused=True) == 3
+    making.clock.advance(2.0)
+    assert drawn(refused=True) == 20  # it does not restart: it is away
 
 
 def test_only_a_session_that_lasted_makes_the_pause_short_again() -> None:

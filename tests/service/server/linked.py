@@ -183,4 +183,3 @@ async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert reactor.seconds() < end, "not reached in time"
         await deferLater(reactor, 0.005)
-

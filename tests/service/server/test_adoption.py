@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from OpenSSL import SSL
 from appliance.service.server import adoption
 from appliance.tunnel.certificates import SERVICE_NAME
 from tests.service.server.linked import Ground, client_credential, until
+
+RESET = struct.pack("ii", 1, 0)
 
 
 def hello(ground: Ground, alpn: bytes = b"tunnel/1") -> socket.socket:
@@ -101,5 +104,25 @@ async def test_no_certificate_at_all() -> None:
         link = await ground.link(None)
         await until(lambda: link.closed)
         assert b"no_certificate" in link.octets
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_was_reset_before_he_was_adopted() -> None:
+    """After a second in which the server stood still, half of those in its queue may be."""
+    ground = Ground()
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            gone = socket.create_connection(listener.getsockname())
+            accepted, _ = listener.accept()
+            gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            gone.close()
+        await until(lambda: ended(accepted))
+        adopted: Any = ground.server._adoption
+        adopted._readiness.register(accepted, lambda events: None)
+        adopted.adopt(accepted, b"a hello")
+        assert accepted.fileno() == -1
+        assert adopted._handshakes == 0
     finally:
         await ground.close()

@@ -264,3 +264,25 @@ def test_out_of_descriptors_it_waits_and_goes_on(ground: Ground, monkeypatch: py
         sock.send(hello("www.example.com", []))
         ground.reactor.until(lambda: ground.taken.seen)
     assert len(ground.lines) == 1
+
+
+def test_one_that_fails_keeps_nobody_behind_him_waiting(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch, logged_errors: list[LogEvent]
+) -> None:
+    """The listener's readiness is told once for all who are in its queue."""
+    socks = [ground.connect() for _ in range(3)]
+    for sock in socks:
+        sock.send(hello(SERVICE, [b"tunnel/1"]))
+    adopt = Taken.adopt
+
+    def fails_once(taken: Taken, sock: socket.socket, octets: bytes) -> None:
+        monkeypatch.setattr(Taken, "adopt", adopt)
+        taken.socks.append(sock)
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(Taken, "adopt", fails_once)
+    ground.reactor.until(lambda: len(ground.taken.seen) == 2)
+    assert len(logged_errors) == 1
+    logged_errors.clear()
+    for sock in socks:
+        sock.close()

@@ -295,9 +295,7 @@ def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
     assert lane.got == HELLO
 
 
-def test_a_lane_that_he_waited_for_has_its_time_too(
-    ground: Ground, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lane_that_he_waited_for_has_its_time_too(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     """A far client's kernel has not yet acknowledged anything when the lane was taken this moment."""
     monkeypatch.setattr(visitors, "_unacknowledged", lambda wire: True)
     client = ground.client(lanes=0)
@@ -371,9 +369,7 @@ def test_http_is_redirected_where_nobody_serves_it(ground: Ground) -> None:
     assert b"Location: https://www.example.com:8443/path?q\r\n" in answer
 
 
-@pytest.mark.parametrize(
-    ("known", "status"), [(False, b"HTTP/1.1 404 "), (True, b"HTTP/1.1 503 ")]
-)
+@pytest.mark.parametrize(("known", "status"), [(False, b"HTTP/1.1 404 "), (True, b"HTTP/1.1 503 ")])
 def test_http_without_a_client(ground: Ground, known: bool, status: bytes) -> None:
     if known:
         ground.known.add(NAME)
