@@ -64,7 +64,11 @@ class WaitingLine:
                 return
             self._turnstile.passed(now)
             sock = next(iter(self._waiting))
-            self._adopt(sock, self._waiting.pop(sock))
+            try:
+                self._adopt(sock, self._waiting.pop(sock))
+            except Exception:
+                self._next = self._clock.callLater(0, self._go_on)  # nobody else calls those behind him
+                raise
 
     def _ready(self, sock: socket.socket, events: int) -> None:
         """Who leaves the line takes nobody's turn."""

@@ -272,7 +272,7 @@ def test_one_that_fails_keeps_nobody_behind_him_waiting(
     """The listener's readiness is told once for all who are in its queue."""
     socks = [ground.connect() for _ in range(3)]
     for sock in socks:
-        sock.send(hello(SERVICE, [b"tunnel/1"]))
+        sock.send(hello(SERVICE, [b"watch/1"]))
     adopt = Taken.adopt
 
     def fails_once(taken: Taken, sock: socket.socket, octets: bytes) -> None:

@@ -88,3 +88,18 @@ def test_a_line_that_is_too_long_sends_away(line: Line, monkeypatch: pytest.Monk
     assert {sock.fileno() for sock in line.made[10:]} == {-1}
     line.clock.advance(1)
     assert len(line.adopted) == 10
+
+
+def test_one_that_fails_keeps_nobody_behind_him_waiting(line: Line) -> None:
+    line.come(*range(12))
+    adopt = line.line._adopt
+
+    def fails_once(sock: socket.socket, octets: bytes) -> None:
+        line.line._adopt = adopt
+        raise RuntimeError("a fault")
+
+    line.line._adopt = fails_once
+    with pytest.raises(RuntimeError):
+        line.clock.advance(0.1)
+    line.clock.advance(0)
+    assert line.adopted[-1] == (0.1, 11)
