@@ -292,7 +292,10 @@ def test_leases_survive_a_restart_of_the_nameserver(tmp_path: Path) -> None:
 def test_what_nobody_needs_is_forgotten(site: Site) -> None:
     site.announce("a", site.network.start(A)._boot, 1, A)
     site.announce("b", "x", 1, B)
-    site.run(10)
+    site.announce("c", "x", 9, C)
+    site.run(100)
+    assert site.places() == {"192.0.2.1:443"}
+    assert site.announce("c", "x", 8, C) == "YXRRSET"  # the lease is over, its signature is not
     site.clock.pump([5.0] * 140)
     assert set(site.bench.store.introduced()) == {"a"}
     assert site.announce("b", "x", 1, B) == "NOERROR"  # no signature of then is good any more
