@@ -117,7 +117,10 @@ class Introductions(Service):
             return succeed(asked.answer(refused.rcode, self._wall()))
         now = self._reactor.seconds()
         seconds = max(MIN_LEASE_SECONDS, min(asked.update.lease or LEASE_SECONDS, LEASE_SECONDS))
-        before = self._introduced.get(server_id, Introduced(server_id, serial))
+        before = self._introduced.get(server_id)
+        if before is None:  # who may be watched all the same: the settings can list him
+            met = self._registry.boot_of(server_id)
+            before = Introduced(server_id, serial, met or "")
         verdict, after = announced(before, said, serial, now + seconds)
         self.counters[verdict.value] += 1
         if verdict is Verdict.LATE:

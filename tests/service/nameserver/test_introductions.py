@@ -173,6 +173,20 @@ def test_an_announcement_hurries_the_check(site: Site) -> None:
     assert site.txt() == [A]
 
 
+def test_who_was_watched_before_he_announced_himself_is_met(site: Site) -> None:
+    boot = site.network.start(A)._boot
+    site.watcher.introduce([A])  # as the settings would have it
+    site.run(1.2)
+    assert site.txt() == [A]
+    assert site.announce("a", "earlier", 1, C) == "NOERROR"
+    assert site.announce("a", boot, 1, A) == "NOERROR"
+    assert [(one["boot"] == boot, one["met"]) for one in site.introductions.status()] == [
+        (True, True),
+        (False, False),
+    ]
+    assert site.bench.registry.boot_of("b") is None
+
+
 def test_late_ones_never_win(site: Site) -> None:
     first = site.network.start(A)._boot
     site.announce("a", first, 5, A)
