@@ -116,7 +116,8 @@ class NameserverSettings:
         default=0,
     )
     servers: tuple[ServerAddress, ...] = _doc(
-        "Addresses of further tunnel servers to watch and to publish. Without a port: 443.",
+        "Addresses of further tunnel servers to watch and to publish, besides those that announce themselves."
+        " Without a port: 443.",
         "none",
         default=(),
     )

@@ -58,9 +58,10 @@ class Asking:
 
     def _begin(self) -> None:
         family = socket.AF_INET6 if ":" in self._where[0] else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         self._timer = self._reactor.callLater(ANSWER_SECONDS, self._end, "no answer")
         try:
+            self._socket = socket.socket(family, kind)  # there may be no IPv6 here
             self._socket.connect(self._where)
             self._socket.send(self._message)
         except OSError as error:

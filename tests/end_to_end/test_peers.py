@@ -26,7 +26,7 @@ class Pair:
         self.key = base / "all.key"
         self.key.write_text(KEY)
         self.key.chmod(0o600)
-        self.primary = Appliance(base / "s1", self.ports, servers=["127.0.0.2"])
+        self.primary = Appliance(base / "s1", self.ports)
         settings = base / "s1" / "appliance.toml"
         settings.write_text(
             settings.read_text() + f'[[nameserver.keys]]\nfile = "{self.key}"\nkind = "update"\n'

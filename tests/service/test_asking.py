@@ -133,6 +133,16 @@ async def test_an_address_that_cannot_be_reached(reactor: Any) -> None:
     assert why.startswith("no answer: ")
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_family_that_the_machine_has_not(reactor: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("socket.AF_INET6", 250)
+    ended: Deferred[str | None] = Deferred()
+    Asking(reactor, "2001:db8::1", 53, QUERY, heard=lambda octets: True, ended=ended.callback)
+    why = await ended
+    assert why is not None
+    assert why.startswith("no answer: ")
+
+
 @pytest.mark.parametrize("when", ["at once", "sent", "over TCP"])
 @pytest_twisted.ensureDeferred
 async def test_after_stop_nothing_is_told(reactor: Any, server: Server, when: str) -> None:

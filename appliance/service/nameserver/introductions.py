@@ -112,20 +112,23 @@ class Introductions(Service):
         try:
             said = self._read(asked, server_id, serial)
         except UpdateRefused as refused:
-            self.counters["refused"] += 1
-            self._lines.warn(f"server {server_id}", f"its announcement is refused: {refused}")
-            return succeed(asked.answer(refused.rcode, self._wall()))
+            return self._refused(asked, server_id, refused.rcode, str(refused))
         now = self._reactor.seconds()
         seconds = max(MIN_LEASE_SECONDS, min(asked.update.lease or LEASE_SECONDS, LEASE_SECONDS))
-        before = self._introduced.get(server_id, Introduced(server_id, serial))
+        before = self._introduced.get(server_id)
+        if before is None:  # who may be watched all the same: the settings can list him
+            met = self._registry.boot_of(server_id)
+            before = Introduced(server_id, serial, met or "")
         verdict, after = announced(before, said, serial, now + seconds)
-        self.counters[verdict.value] += 1
         if verdict is Verdict.LATE:
-            what = f"an announcement of its start {said.boot} is {verdict.value}: not taken"
-            self._lines.warn(f"server {server_id}", what)
-            return succeed(asked.answer(YXRRSET, self._wall()))
+            return self._refused(asked, server_id, YXRRSET, f"of its start {said.boot}, {verdict.value}")
         if verdict is Verdict.AGAIN:
+            self.counters["repeated"] += 1
             return succeed(self._granted(asked, after, said))
+        # Only what would be taken counts: who sends recorded ones again must not use up the server's share.
+        if not self._paces.setdefault(server_id, Pace(PER_SECOND)).allows(now):
+            return self._refused(asked, server_id, SERVFAIL, f"more than {PER_SECOND:g} a second")
+        self.counters["taken"] += 1
         if before.lease_of(said.boot) is None:
             at = ", ".join(map(str, said.addresses))
             self._log.info("server {id} announces itself at {at}", id=server_id, at=at)
@@ -159,9 +162,6 @@ class Introductions(Service):
 
     def _read(self, asked: UpdateAsked, server_id: str, serial: int) -> Announcement:
         """What is announced. Raises UpdateRefused."""
-        pace = self._paces.setdefault(server_id, Pace(PER_SECOND))
-        if not pace.allows(self._reactor.seconds()):
-            raise UpdateRefused(SERVFAIL, f"more than {PER_SECOND:g} a second")
         if serial in self._revoked().serials:
             raise UpdateRefused(REFUSED, "its certificate is revoked")
         said = read_update(asked.update, server_id)
@@ -170,6 +170,11 @@ class Introductions(Service):
                 what = f"{address} is not reachable from the internet (private_addresses = true allows it)"
                 raise UpdateRefused(REFUSED, what)
         return said
+
+    def _refused(self, asked: UpdateAsked, server_id: str, rcode: int, why: str) -> Deferred[bytes]:
+        self.counters["late" if rcode == YXRRSET else "refused"] += 1
+        self._lines.warn(f"server {server_id}", f"an announcement is refused: {why}")
+        return succeed(asked.answer(rcode, self._wall()))
 
     def _granted(self, asked: UpdateAsked, held: Introduced, said: Announcement) -> bytes:
         lease = held.lease_of(said.boot)

@@ -161,6 +161,13 @@ class Registry(Service):
             if member.standing is not Standing.LEFT and is_wanted(member.server_id)
         }
 
+    def boot_of(self, server_id: str) -> str | None:
+        """The start of this server that a watch hears now."""
+        for member in self._membership.members():
+            if member.server_id == server_id and member.standing is Standing.UP:
+                return member.boot
+        return None
+
     def members(self) -> set[str]:
         """The ids of all servers that were verified and are not forgotten."""
         return {member.server_id for member in self._membership.members()}

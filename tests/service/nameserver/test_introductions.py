@@ -173,6 +173,20 @@ def test_an_announcement_hurries_the_check(site: Site) -> None:
     assert site.txt() == [A]
 
 
+def test_who_was_watched_before_he_announced_himself_is_met(site: Site) -> None:
+    boot = site.network.start(A)._boot
+    site.watcher.introduce([A])  # as the settings would have it
+    site.run(1.2)
+    assert site.txt() == [A]
+    assert site.announce("a", "earlier", 1, C) == "NOERROR"
+    assert site.announce("a", boot, 1, A) == "NOERROR"
+    assert [(one["boot"] == boot, one["met"]) for one in site.introductions.status()] == [
+        (True, True),
+        (False, False),
+    ]
+    assert site.bench.registry.boot_of("b") is None
+
+
 def test_late_ones_never_win(site: Site) -> None:
     first = site.network.start(A)._boot
     site.announce("a", first, 5, A)
@@ -186,7 +200,7 @@ def test_late_ones_never_win(site: Site) -> None:
     assert site.announce("a", first, 6, C) == "YXRRSET"  # that start is over
     assert site.announce("a", second, 1, A) == "NOERROR"
     assert site.places() == {"192.0.2.1:443"}
-    assert site.introductions.counters == {"taken": 2, "older than what is known": 2, "the same once more": 1}
+    assert site.introductions.counters == {"taken": 2, "late": 2, "repeated": 1}
 
 
 @pytest.mark.parametrize("case", ["another", "no server", "revoked", "time", "nameserver", "re-enrolled"])
@@ -227,6 +241,8 @@ def test_ten_a_second_a_key(site: Site) -> None:
     assert said == ["NOERROR"] * 10 + ["SERVFAIL"] * 4
     assert site.announce("b", "b1", 1, B) == "NOERROR"
     site.run(1)
+    recorded = [site.announce("a", "b1", n, A) for n in (10, 9, 3) * 20]
+    assert set(recorded) == {"NOERROR", "YXRRSET"}  # and they take nothing of the server's share
     assert site.announce("a", "b1", 15, A) == "NOERROR"
 
 
@@ -292,7 +308,10 @@ def test_leases_survive_a_restart_of_the_nameserver(tmp_path: Path) -> None:
 def test_what_nobody_needs_is_forgotten(site: Site) -> None:
     site.announce("a", site.network.start(A)._boot, 1, A)
     site.announce("b", "x", 1, B)
-    site.run(10)
+    site.announce("c", "x", 9, C)
+    site.run(100)
+    assert site.places() == {"192.0.2.1:443"}
+    assert site.announce("c", "x", 8, C) == "YXRRSET"  # the lease is over, its signature is not
     site.clock.pump([5.0] * 140)
     assert set(site.bench.store.introduced()) == {"a"}
     assert site.announce("b", "x", 1, B) == "NOERROR"  # no signature of then is good any more
