@@ -59,6 +59,8 @@ def line() -> Iterator[Line]:
 
 def test_ten_at_once_and_the_others_in_their_turn(line: Line) -> None:
     line.come(*range(25))
+    assert [number for _, number in line.adopted] == [0]  # the others in turns of their own
+    line.clock.advance(0)
     assert [number for _, number in line.adopted] == list(range(10))
     line.clock.advance(0.05)
     assert len(line.adopted) == 10
@@ -72,6 +74,7 @@ def test_ten_at_once_and_the_others_in_their_turn(line: Line) -> None:
 
 def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
     line.come(*range(13))
+    line.clock.advance(0)
     ready = line.doors.watching[line.made[11]]
     ready(ENDING)  # type: ignore[operator]
     assert len(line.line) == 2
@@ -82,7 +85,9 @@ def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
 
 def test_a_line_that_is_too_long_sends_away(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waitingline, "WAITING_AT_MOST", 2)
-    line.come(*range(13))
+    for number in range(13):
+        line.come(number)
+        line.clock.advance(0)
     assert line.made[12].fileno() < 0
     line.line.stop()
     assert {sock.fileno() for sock in line.made[10:]} == {-1}
