@@ -41,7 +41,7 @@ class WaitingLine:
         self._waiting[sock] = octets
         self._readiness.change(sock, lambda events: self._ready(sock, events))
         if self._next is None:
-            self._go_on()
+            self._next = self._clock.callLater(0, self._go_on)
 
     def __len__(self) -> int:
         return len(self._waiting)
