@@ -41,7 +41,7 @@ class WaitingLine:
         self._waiting[sock] = octets
         self._readiness.change(sock, lambda events: self._ready(sock, events))
         if self._next is None:
-            self._go_on()
+            self._next = self._clock.callLater(0, self._go_on)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -55,20 +55,17 @@ class WaitingLine:
             self._close(self._waiting.popitem()[0])
 
     def _go_on(self) -> None:
-        self._next = None
-        while self._waiting:
-            now = self._clock.seconds()  # a handshake's beginning takes a while itself
-            opens_at = self._turnstile.opens_at(now)
-            if opens_at > now:
-                self._next = self._clock.callLater(opens_at - now, self._go_on)
-                return
-            self._turnstile.passed(now)
-            sock = next(iter(self._waiting))
-            try:
+        """One at a time: its beginning takes a few milliseconds, and visitors have their turn in between."""
+        now = self._clock.seconds()
+        try:
+            if self._waiting and self._turnstile.opens_at(now) <= now:
+                self._turnstile.passed(now)
+                sock = next(iter(self._waiting))
                 self._adopt(sock, self._waiting.pop(sock))
-            except Exception:
-                self._next = self._clock.callLater(0, self._go_on)  # nobody else calls those behind him
-                raise
+        finally:  # one that fails keeps nobody behind him waiting
+            self._next = None
+            if self._waiting:
+                self._next = self._clock.callLater(self._turnstile.opens_at(now) - now, self._go_on)
 
     def _ready(self, sock: socket.socket, events: int) -> None:
         """Who leaves the line takes nobody's turn."""
