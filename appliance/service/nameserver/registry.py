@@ -1,8 +1,8 @@
 """What this nameserver knows of the fleet, and how it gets into the zones and onto the disk.
 
 Hides when records are laid: a change is published in the next turn of the reactor, further ones wait until a
-second has passed, and whatever takes a server out waits for nothing. What is published is also kept, so that
-the first answer after a restart is the last one before it.
+second has passed, and whatever takes a server out waits for nothing but the version that is being made. What
+is published is also kept, so that the first answer after a restart is the last one before it.
 """
 
 from __future__ import annotations
@@ -73,6 +73,8 @@ class Registry(Service):
         self._kept: dict[str, SeenServer] = {}
         self._laid_at = float("-inf")
         self._lay: Any = None
+        self._is_laying = False
+        self._has_more = False  # that was due while a version was made
         self._told_known: NamesTold = _nobody
         self._told_forgotten: NamesTold = _nobody
         self._complaints = {standing: FewLines(reactor, self._log) for standing in Standing}
@@ -284,7 +286,15 @@ class Registry(Service):
 
     def _laid(self) -> None:
         self._lay = None
-        self._publish()
+        if self._is_laying:
+            self._has_more = True  # all that is dirty by then, in one
+        else:
+            self._publish()
+
+    def _is_laid(self, _: None) -> None:
+        self._is_laying = False
+        if self._has_more and self.running:
+            self._publish()
 
     def _publish(self) -> None:
         self._laid_at = self._reactor.seconds()
@@ -296,7 +306,8 @@ class Registry(Service):
         self._had.update(names)
         self._had.difference_update([name for name in names if name not in self._known])
         known = ((name, name in self._known) for name in names)
-        self._zonefiles.change(publication.changes(known, self._listing))
+        self._is_laying, self._has_more = True, False
+        changed = self._zonefiles.change(publication.changes(known, self._listing))
         self._listing = publication.listing
         self._keep(published.addresses)
         if published.held and published.held != held_before:
@@ -304,6 +315,7 @@ class Registry(Service):
             self._held_lines.warn(
                 "fleet", f"{held} stays in the DNS though not heard: too few servers would remain without"
             )
+        changed.addCallback(self._is_laid)
 
     def _keep(self, addresses: Collection[ServerAddress]) -> None:
         """What is published is what a restart begins with."""
