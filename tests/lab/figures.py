@@ -20,7 +20,7 @@ from tests.end_to_end.site import Appliance
 from tests.lab import faults
 from tests.lab.bars import Bar, measured
 from tests.lab.inquirer import Inquirer
-from tests.lab.lab import LOOK_SECONDS, NAMES, NAMESERVERS, SERVED, SERVERS, SHARED, Lab
+from tests.lab.lab import LOOK_SECONDS, NAMES, NAMESERVERS, SERVED, SERVERS, SHARED, Lab, asked
 from tests.lab.oracle import Tally, Visitors, Void
 from tests.lab.programs import CurlAndChromium
 
@@ -57,6 +57,11 @@ class Experiments:
         owner = self.lab.clients[name] if name in self.lab.clients else self.lab.appliances[name]
         assert owner.process is not None
         return owner.process
+
+    def holds(self, nameserver: str) -> dict[str, str]:
+        """What the nameserver holds of each server, in a word."""
+        seen = asked(self.lab.nameservers[nameserver], "status")["servers"]
+        return {one["id"]: one["standing"] for one in seen}
 
     def out(self, server: str, since: float) -> float:
         """Wait until no nameserver names the server; the seconds from `since` to the last answer that did."""
@@ -256,13 +261,12 @@ class Experiments:
 
     def _is_cut(self, nameserver: str, half: tuple[str, ...]) -> None:
         """Until the nameserver knows that it does not hear them."""
-        process = self.process(nameserver)
 
         def knows() -> bool:
-            rests = [line for line in process.output.splitlines() if " is silent, was up" in line]
-            return all(any(self.lab.address(server) in line for line in rests) for server in half)
+            holds = self.holds(nameserver)
+            return all(holds.get(server) == "silent" for server in half)
 
-        wait_for(knows, OUT_SECONDS, f"{nameserver} misses {half}")
+        wait_for(knows, OUT_SECONDS, f"{nameserver} misses {half}", every=LOOK_SECONDS)
 
     # 14: everything at once
 

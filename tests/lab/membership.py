@@ -18,7 +18,7 @@ from tests.fleet.rule import Rule
 from tests.lab import faults
 from tests.lab.bars import Bar, measured
 from tests.lab.figures import READY_SECONDS, Experiments
-from tests.lab.lab import NAMES, NAMESERVERS, SERVERS, asked
+from tests.lab.lab import NAMES, NAMESERVERS, SERVERS
 
 RULE_SECONDS = 30.0
 SETTLE_SECONDS = 1.5
@@ -85,16 +85,11 @@ class Chaos:
 
     def _all_are_met(self) -> bool:
         return all(
-            self._words(nameserver).get(server) == "up"
+            self.fleet.holds(nameserver).get(server) == "up"
             for nameserver, rule in self._rules.items()
             for server, word in rule.word.items()
             if word == "up"
         )
-
-    def _words(self, nameserver: str) -> dict[str, str]:
-        """What the nameserver holds of each server."""
-        seen = asked(self.lab.nameservers[nameserver], "status")["servers"]
-        return {one["id"]: one["standing"] for one in seen}
 
     def _possible(self) -> list[Callable[[], str]]:
         """What can be done now."""
@@ -200,7 +195,7 @@ class Chaos:
         serving = {server: self._serving(server) for server in SERVERS}
         for nameserver, rule in self._rules.items():
             heard = self.fleet.inquirer.heard[nameserver].last
-            words = self._words(nameserver)
+            words = self.fleet.holds(nameserver)
             if words != rule.word:
                 found.append(f"{nameserver} holds {words} and not {rule.word}")
             chosen = rule.published()

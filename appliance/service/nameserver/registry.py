@@ -1,14 +1,14 @@
 """What this nameserver knows of the fleet, and how it gets into the zones and onto the disk.
 
 Hides when records are laid: a change is published in the next turn of the reactor, further ones wait until a
-second has passed, and whatever takes a server out waits for nothing. What is published is also kept, so that
-the first answer after a restart is the last one before it.
+second has passed, and whatever takes a server out waits for nothing but the version that is being made. What
+is published is also kept, so that the first answer after a restart is the last one before it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -34,6 +34,7 @@ TEND_SECONDS = 30.0
 """How often it is looked whether a name has expired or a server was silent for an hour."""
 
 NamesTold = Callable[[Collection[str]], None]
+_Drain = tuple[Collection[ServerAddress], Deferred[bool]]
 
 
 class Registry(Service):
@@ -76,9 +77,11 @@ class Registry(Service):
         self._kept: dict[str, SeenServer] = {}
         self._laid_at = float("-inf")
         self._lay: Any = None
+        self._is_laying = False
+        self._has_more = False  # that was due while a version was made
         self._told_known: NamesTold = _nobody
         self._told_forgotten: NamesTold = _nobody
-        self._drains: list[tuple[Collection[ServerAddress], Deferred[bool]]] = []
+        self._drains: list[_Drain] = []
         self._complaints = {standing: FewLines(reactor, self._log) for standing in Standing}
         self._held_said: tuple[ServerAddress, ...] = ()
         self._tending = LoopingCall(self._tend)
@@ -321,7 +324,17 @@ class Registry(Service):
 
     def _laid(self) -> None:
         self._lay = None
-        self._publish()
+        if self._is_laying:
+            self._has_more = True  # all that is dirty by then, in one
+        else:
+            self._publish()
+
+    def _is_laid(self, _: None, drains: Sequence[_Drain], addresses: frozenset[ServerAddress]) -> None:
+        self._is_laying = False
+        for draining, told in drains:
+            told.callback(not addresses.isdisjoint(draining))
+        if self._has_more and self.running:
+            self._publish()
 
     def _publish(self) -> None:
         self._laid_at = self._reactor.seconds()
@@ -332,13 +345,13 @@ class Registry(Service):
         self._had.update(names)
         self._had.difference_update([name for name in names if name not in self._known])
         known = ((name, name in self._known) for name in names)
-        self._zonefiles.change(publication.changes(known, self._listing))
+        self._is_laying, self._has_more = True, False
+        changed = self._zonefiles.change(publication.changes(known, self._listing))
         self._listing = publication.listing
         self._keep(published.addresses)
         drains, self._drains = self._drains, []
-        for addresses, told in drains:
-            told.callback(not frozenset(published.addresses).isdisjoint(addresses))
         self._warn_of_held()
+        changed.addCallback(self._is_laid, drains, frozenset(published.addresses))
 
     def _warnings(self) -> list[str]:
         """What is published against better knowledge."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from appliance.dns.names import from_text
@@ -32,9 +33,10 @@ class Laying(Zonefiles):
 
     laid: list[tuple[float, Mapping[tuple[bytes, int], RRset]]]
 
-    def change(self, changes: Iterable[LiveChange]) -> None:
-        super().change(changes)
+    def change(self, changes: Iterable[LiveChange]) -> Deferred[None]:
+        in_service = super().change(changes)
         self.laid.append((self._renewal.clock.seconds(), dict(self._live)))
+        return in_service
 
 
 class Bench:

@@ -116,9 +116,10 @@ async def test_a_killed_server_is_out_of_the_zone_within_a_second(tmp_path: Path
     laid: list[int] = []
     change = zonefiles.change
 
-    def counted(changes: Iterable[LiveChange]) -> None:
-        change(changes)
+    def counted(changes: Iterable[LiveChange]) -> Deferred[None]:
+        in_service = change(changes)
         laid.append(len(zonefiles._live))
+        return in_service
 
     zonefiles.change = counted  # type: ignore[method-assign]
     other = ServerAddress(ELSEWHERE)

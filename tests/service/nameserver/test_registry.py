@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
 
+from appliance.service.nameserver.zonefiles import LiveChange
 from appliance.service.store import SeenServer, StoreFailed
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.nameserver.bench import WALL, YEAR, ZONE, A, B, Bench, C
@@ -299,3 +300,36 @@ def test_who_drains_is_told_once_it_is_out(bench: Bench) -> None:
     bench.clock.advance(0)
     assert bench.txt() == [A, B]
     assert told == [False, True]
+
+
+def test_while_a_version_is_made_changes_wait_for_the_next_one(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With 10,000 names a version may take longer than the second after which the next one was due: they were
+    queued one behind the other, and a death behind them all."""
+    bench.clock.advance(10)
+    change = bench.zonefiles.change
+    versions: list[Deferred[None]] = []
+
+    def slowly(changes: Iterable[LiveChange]) -> Deferred[None]:
+        change(changes)
+        versions.append(Deferred())
+        return versions[-1]
+
+    monkeypatch.setattr(bench.zonefiles, "change", slowly)
+    bench.registry.joined([A], "a", "1", {"www.demo.test": YEAR})
+    bench.registry.joined([B], "b", "1", {"www.demo.test": YEAR})
+    bench.clock.advance(0)
+    assert len(versions) == 1
+    bench.registry.serving([A], "1", "api.demo.test", YEAR)
+    bench.clock.advance(5)
+    bench.registry.dead(A, "1")
+    bench.clock.advance(0)
+    assert len(versions) == 1
+    versions[0].callback(None)
+    assert len(versions) == 2
+    assert bench.a("www.demo.test") == ["192.0.2.2"]
+    assert bench.a("api.demo.test") == ["192.0.2.2"]  # where it has a session no more, all
+    versions[1].callback(None)
+    bench.clock.advance(5)
+    assert len(versions) == 2

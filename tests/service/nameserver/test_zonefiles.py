@@ -21,6 +21,7 @@ from appliance.dns.zonefile import read_zone
 from appliance.service.nameserver.zonefiles import (
     RENEW_SECONDS,
     RESERVED_AHEAD,
+    LiveChange,
     Zonefiles,
     ZonesRefused,
     read_zones,
@@ -515,3 +516,25 @@ def test_zones_taken_from_their_primary(site: _Site) -> None:
     assert zonefiles.apexes == {DEMO}
     zonefiles.drop(DEMO)
     assert not zonefiles.apexes
+
+
+def test_what_comes_while_a_version_is_made_waits_for_the_next(site: _Site) -> None:
+    """Else changes that keep coming would let no version be finished at all."""
+    site.write("demo.zone", _text("demo.test"))
+    site.zonefiles.load()
+    serials: list[int] = []
+    site.zonefiles.on_published(lambda zone: serials.append(zone.serial))
+    fired: list[int] = []
+
+    def address(number: int) -> Iterator[LiveChange]:
+        rrset = _address(f"n{number}.demo.test", number)
+        yield (rrset.name, A), rrset
+        if number < 3:
+            site.zonefiles.change(address(number + 1)).addCallback(lambda _: fired.append(number + 1))
+
+    site.zonefiles.change(address(1)).addCallback(lambda _: fired.append(1))
+    while site.clock.getDelayedCalls():
+        site.clock.advance(1)
+    assert len(serials) == 3
+    assert sorted(fired) == [1, 2, 3]
+    assert site.rdatas("n3.demo.test") == [bytes((192, 0, 2, 3))]
