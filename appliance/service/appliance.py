@@ -419,6 +419,9 @@ class Appliance(Service):
 
     def drain(self) -> Deferred[None]:
         """Leave the DNS, and serve until nobody comes any more; fires when the process may end."""
+        if self.announcer is not None and self.announcer in self._started:
+            self._started.remove(self.announcer)
+            self.announcer.stopService()  # who leaves is not introduced again
         return self._departure.begin()
 
     def reload(self) -> Deferred[list[str]]:
