@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.herd import BEGUN_AT_MOST, WINDOW_SECONDS, Turnstile, spread_seconds
 
 
 @given(st.lists(st.floats(0, 0.2), min_size=1, max_size=60))
+@settings(deadline=None)
 def test_never_more_than_ten_in_any_window(pauses: list[float]) -> None:
     turnstile, now, begun = Turnstile(), 0.0, list[float]()
     for pause in pauses:
