@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A figure that may be `goal` at most (at least, with `least`)."""
+    """A figure that may be `goal` at most."""
 
     name: str
     value: float
     goal: float
-    least: bool = False
 
     @property
     def is_reached(self) -> bool:
-        return self.value >= self.goal if self.least else self.value <= self.goal
+        return self.value <= self.goal
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it is in seconds or milliseconds, and so depends on who else uses the machine."""
+        return self.name.endswith(("_s", "_ms"))
 
     def __str__(self) -> str:
         return f"bar {self.name} {self.value:.3g} {self.goal:g} {'ok' if self.is_reached else 'MISS'}"
