@@ -219,6 +219,10 @@ async def test_a_further_server(reactor: Any, settings: ApplianceSettings, tmp_p
             pass
         status = (await deferToThread(ask, settings.state, command="status"))["result"]
         assert status["introduced"] == []
+        assert further.announcer is not None
+        assert further.announcer.running
+        further.drain()
+        assert not further.announcer.running
     finally:
         if further is not None:
             await further.stopService()
