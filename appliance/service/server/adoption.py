@@ -69,12 +69,17 @@ class Adoption:
         if self._handshakes >= _HANDSHAKES_AT_MOST:
             sock.close()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keepalive.of_link(sock)
         doorstep = _Doorstep(self)
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
-        self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
-        sock.close()  # the reactor has its own duplicate
+        try:
+            sock.getpeername()  # asked first: Twisted asks behind a duplicate that it would leave open
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keepalive.of_link(sock)
+            self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
+        except OSError:  # reset meanwhile: it has no peer any more
+            return
+        finally:
+            sock.close()  # the reactor has its own duplicate
         # The TLS protocol has not seen what was read before it existed.
         transport: Any = doorstep.transport
         transport.dataReceived(octets)
