@@ -69,12 +69,12 @@ class Adoption:
         if self._handshakes >= _HANDSHAKES_AT_MOST:
             sock.close()
             return
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keepalive.of_link(sock)
         doorstep = _Doorstep(self)
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
         try:
-            sock.getpeername()  # Twisted asks as well, of a duplicate that it then forgets to close
+            sock.getpeername()  # asked first: Twisted asks behind a duplicate that it would leave open
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keepalive.of_link(sock)
             self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
         except OSError:  # reset meanwhile: it has no peer any more
             return

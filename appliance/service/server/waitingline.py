@@ -57,15 +57,15 @@ class WaitingLine:
     def _go_on(self) -> None:
         """One at a time: its beginning takes a few milliseconds, and visitors have their turn in between."""
         now = self._clock.seconds()
-        try:
-            if self._waiting and self._turnstile.opens_at(now) <= now:
-                self._turnstile.passed(now)
-                sock = next(iter(self._waiting))
-                self._adopt(sock, self._waiting.pop(sock))
-        finally:  # one that fails keeps nobody behind him waiting
-            self._next = None
-            if self._waiting:
-                self._next = self._clock.callLater(self._turnstile.opens_at(now) - now, self._go_on)
+        first = next(iter(self._waiting), None) if self._turnstile.opens_at(now) <= now else None
+        octets = b"" if first is None else self._waiting.pop(first)
+        if first is not None:
+            self._turnstile.passed(now)
+        self._next = None
+        if self._waiting:
+            self._next = self._clock.callLater(self._turnstile.opens_at(now) - now, self._go_on)
+        if first is not None:  # last: whatever comes of it, the others have their turn
+            self._adopt(first, octets)
 
     def _ready(self, sock: socket.socket, events: int) -> None:
         """Who leaves the line takes nobody's turn."""

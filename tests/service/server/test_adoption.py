@@ -98,6 +98,27 @@ async def test_too_many_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_a_connection_that_was_reset_meanwhile_is_dropped() -> None:
+    ground = Ground()
+    try:
+        adopted: Any = ground.server._adoption
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            near = socket.create_connection(listening.getsockname())
+            far, _ = listening.accept()
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        near.close()  # a reset
+        far.setblocking(False)
+        with pytest.raises(ConnectionResetError):
+            far.recv(1)
+        ground.server._readiness.register(far, lambda events: None)
+        adopted.adopt(far, b"")
+        assert far.fileno() < 0
+        assert adopted._handshakes == 0
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_no_certificate_at_all() -> None:
     ground = Ground()
     try:

@@ -35,9 +35,12 @@ class Line:
         self.adopted: list[tuple[float, int]] = []
         self.line = WaitingLine(self.clock, self.doors, self._adopt)
         self.made: list[socket.socket] = []
+        self.breaks: set[int] = set()
 
     def _adopt(self, sock: socket.socket, octets: bytes) -> None:
         self.doors.forget(sock)
+        if int(octets) in self.breaks:
+            raise RuntimeError("a bug")
         self.adopted.append((self.clock.seconds(), int(octets)))
 
     def come(self, *numbers: int) -> None:
@@ -71,6 +74,15 @@ def test_ten_at_once_and_the_others_in_their_turn(line: Line) -> None:
     line.come(25)
     line.clock.advance(0)
     assert line.adopted[-1] == (0.2, 25)
+
+
+def test_one_that_breaks_does_not_stop_the_line(line: Line) -> None:
+    line.breaks.add(1)
+    line.come(*range(3))
+    with pytest.raises(RuntimeError):
+        line.clock.advance(0)
+    line.clock.advance(0)
+    assert [number for _, number in line.adopted] == [0, 2]
 
 
 def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
