@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tests.end_to_end.programs import Process, wait_for
+from tests.lab.bars import measured
 from tests.lab.oracle import Void
 from tests.lab.wires import Host, Wires
 
@@ -98,9 +99,10 @@ def _quota(process: Process, share: float) -> Iterator[None]:
         before = _own_group(process)
         (group / "cgroup.procs").write_text(str(process.pid))
         yield
-        throttled = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
-        if not int(throttled["nr_throttled"]):
-            raise Void(f"{process.name} never wanted more than {share:.0%} of a processor")
+        counted = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+        if not int(counted["nr_periods"]):
+            raise Void(f"{process.name} was not held to {share:.0%} of a processor")
+        measured("held_back", f"in {counted['nr_throttled']} of {counted['nr_periods']} periods")
     finally:
         if process.status is None:
             (before / "cgroup.procs").write_text(str(process.pid))

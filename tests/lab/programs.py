@@ -97,6 +97,8 @@ class CurlAndChromium:
 
     def _trust(self) -> None:
         database = self._directory / ".pki" / "nssdb"
+        if database.exists():
+            return
         database.mkdir(parents=True)
         for told in (
             ["-N", "--empty-password"],

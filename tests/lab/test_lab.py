@@ -101,7 +101,8 @@ def test_the_oracle_sees_what_is_lost(fleet: Experiments) -> None:
     with Visitors(lab, NAMES[:1], threads=1, pause=0.0, addresses=silent) as lost:
         wait_for(lambda: len(lost.visits) >= 1, 20, "a visitor who gave up")
     tally = lost.tally(1)
-    assert (tally.asked, tally.answered, len(tally.failed)) == (1, 0, 1)
+    assert tally.asked == len(tally.failed) >= 1
+    assert tally.answered == 0
     with thread_in_network(lab.hosts["visitors"].pid):
         began = time.monotonic()
         connect([*silent, lab.address("s1")], 443).close()

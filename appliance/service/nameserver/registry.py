@@ -102,6 +102,7 @@ class Registry(Service):
                 if not is_ours or not self.admits(address):
                     self._membership.unlisted(address, now)
         self._publish()
+        self._zonefiles.finish()  # the sockets come next: what is not there by then would be denied
         self._laid_at = float("-inf")  # the server in this process comes next, and is not to wait
         self._tending.start(TEND_SECONDS, now=False)
 

@@ -280,6 +280,10 @@ class Zonefiles(service.Service):
             self._slices.run(self._changing()).addErrback(self._change_failed)
         return in_service
 
+    def finish(self) -> None:
+        """Do at once what is under way of it."""
+        self._slices.finish()
+
     def _changing(self) -> Generator[None, None, None]:
         while self._coming:
             for _ in range(len(self._coming)):  # what comes meanwhile waits for the next version

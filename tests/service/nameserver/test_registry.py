@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import Clock
 
+from appliance.dns.names import from_text
 from appliance.service.nameserver.zonefiles import LiveChange
 from appliance.service.store import SeenServer, StoreFailed
 from appliance.tunnel.discovery import ServerAddress
@@ -333,3 +335,27 @@ def test_while_a_version_is_made_changes_wait_for_the_next_one(
     versions[1].callback(None)
     bench.clock.advance(5)
     assert len(versions) == 2
+
+
+class Ticking(Clock):
+    """A millisecond passes whenever somebody looks at it, so that long work is seen to be long."""
+
+    def seconds(self) -> float:
+        self.rightNow += 0.001
+        return self.rightNow
+
+
+def test_whoever_asks_first_after_a_restart_finds_every_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sockets are opened next, and what is not laid by then does not exist: a resolver remembers that."""
+    wanted = [f"n{number}.demo.test" for number in range(500)]
+    bench = Bench(tmp_path)
+    bench.registry.joined([A], "a", "1", dict.fromkeys(wanted, YEAR))
+    bench.clock.advance(2)
+    bench.stop()
+    monkeypatch.setattr("tests.service.nameserver.bench.Clock", Ticking)
+    again = Bench(tmp_path)
+    (zone,) = again.zonefiles.responder.zones.values()
+    assert all(zone.node(from_text(name)) for name in wanted)
+    again.stop()
