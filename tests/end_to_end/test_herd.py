@@ -62,7 +62,8 @@ class Herd:
             self.own.append(
                 Client(self.directory / f"own{number}", invitation, self.s1, "--tls-origin", origin)
             )
-            self.own[-1].start("s1")
+            self.own[-1].start()
+        wait_for(lambda: 0 not in self.joined(), 40, "the four clients")
         wait_for(lambda: len(self.back()) == self.count, 120, "the whole herd")
 
     def back(self) -> set[int]:
