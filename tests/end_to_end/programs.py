@@ -115,6 +115,8 @@ class Process:
                 cwd=cwd,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
+                # A shell starts what it runs in the background deaf to SIGINT, and so whatever that starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
         self.pid = self._child.pid
 

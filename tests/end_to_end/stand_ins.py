@@ -25,7 +25,8 @@ from tests.end_to_end.programs import Process, wait_for
 
 DYNAMIC_USER = 61184
 """The first of the numbers that systemd gives to a DynamicUser."""
-EXIT_WRONG_SETTINGS = "RestartPreventExitStatus"
+STATUS_OF = {"SIGTERM": "143"}
+"""Of what a signal has ended, as the shell says it."""
 
 # The service manager's part for one unit: until told to stop, the program is started again when it ends.
 SUPERVISION = """
@@ -44,7 +45,7 @@ while [ -z "$stopped" ]; do
   program=$!
   echo $program >/run/{name}.pid
   while kill -0 $program 2>/dev/null; do wait $program; status=$?; done
-  [ $status != {given_up} ] || exit $status
+  case $status in {given_up}) exit $status;; esac
   [ -n "$stopped" ] || sleep {pause}
 done
 """
@@ -125,7 +126,9 @@ class Services:
             capabilities=_capabilities(service.get("AmbientCapabilities", "")),
             bounds=_capabilities(service["CapabilityBoundingSet"]),
             command=re.sub(r"\\\n", " ", service["ExecStart"]),
-            given_up=service[EXIT_WRONG_SETTINGS],
+            given_up="|".join(
+                STATUS_OF.get(word, word) for word in service["RestartPreventExitStatus"].split()
+            ),
             pause=service["RestartSec"],
         )
         self._running[name] = self._machine.start(name, script)

@@ -550,7 +550,7 @@ def test_hostile_octets_of_any_length(shared: Updated) -> None:
                 peer.sendall(size.to_bytes(2, "big") + octets)
                 peer.shutdown(socket.SHUT_WR)
                 peer.recv(4096)
-            except ConnectionError:
+            except OSError:  # it had closed already
                 pass
     assert shared.short("www.demo.test") == ["192.0.2.80"]
     assert shared.process.status is None
