@@ -34,7 +34,7 @@ test: check packages
 	.venv/bin/pytest -n 2 --dist loadfile
 
 prove: check packages
-	.venv/bin/pytest -m "slow or not slow"
+	PROVE=1 .venv/bin/pytest -m "slow or not slow"
 
 measure: .venv/test-ready packages
 	@exec .venv/bin/python benchmarks/measure.py

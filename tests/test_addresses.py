@@ -17,6 +17,7 @@ from appliance.addresses import (
 )
 from appliance.settingsfile import BadValue
 from appliance.tunnel.discovery import ServerAddress
+from tests.effort import examples
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_what_is_no_address(text: str) -> None:
         read_listen(text)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(alphabet="[]:.0123456789abcdefx ", max_size=24))
 def test_only_bad_value(text: str) -> None:
     for read in (read_listen, split_host_port):

@@ -9,6 +9,7 @@ from appliance.dns.amendments import Amendment, Rrsets, amend, amended, decode, 
 from appliance.dns.numbers import CNAME, SOA, TXT, A
 from appliance.dns.zone import RRset, Zone
 from appliance.dns.zonefile import read_zone
+from tests.effort import examples
 
 APEX = names.from_text("demo.test")
 WWW = names.from_text("www.demo.test")
@@ -135,7 +136,7 @@ def test_an_amendment_that_is_undone_is_not_kept() -> None:
     assert amend(zone, {}, {(WWW, A): addresses(WWW, 80)}) == {}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(
         st.dictionaries(
@@ -178,7 +179,7 @@ def test_change_after_change_is_what_the_amendments_give(
     }
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.integers(0, (1 << 31) - 1), st.lists(st.binary(max_size=300), min_size=1, max_size=5))
 def test_an_rrset_as_octets_and_back(ttl: int, rdatas: list[bytes]) -> None:
     rrset = RRset(WWW, TXT, ttl, tuple(rdatas))

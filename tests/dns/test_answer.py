@@ -16,6 +16,7 @@ from appliance.dns.numbers import FORMERR, NS, REFUSED, TXT, A
 from appliance.dns.question import Edns
 from appliance.dns.zone import RRset
 from tests.dns.asking import ask, opt, query, reply, valid_zone, zone, zone_lines
+from tests.effort import examples
 
 NAME = names.from_text("www.example.test")
 QUERY = query("www.example.test", edns=opt())
@@ -125,7 +126,7 @@ def test_one_of_each_type_as_octets() -> None:
     )
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=examples(35), deadline=None)
 @given(st.randoms(use_true_random=False), st.booleans())
 def test_what_is_composed_reads_back(choose: random.Random, edns: bool) -> None:
     made, _ = valid_zone(zone_lines(choose), "example.test")

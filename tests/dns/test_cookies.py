@@ -21,6 +21,7 @@ from appliance.dns.cookies import (
     is_cookie,
     read_secrets,
 )
+from tests.effort import examples
 
 CLIENT = b"abcdefgh"
 WALL = 1_800_000_000.0
@@ -160,7 +161,7 @@ def test_a_flood_of_cookies_is_bounded() -> None:
     assert len(ours) <= MAX_REMEMBERED
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 2), st.booleans(), st.floats(0, 2000)), max_size=20))
 def test_memory_changes_no_verdict(steps: list[tuple[int, bool, float]]) -> None:
     """The same as one asks who remembers nothing, but that a cookie may be a minute older."""

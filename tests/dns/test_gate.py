@@ -20,6 +20,7 @@ from appliance.dns.names import from_text
 from appliance.dns.ratelimit import RateLimit
 from appliance.dns.responder import Counted, Dropped, Responder
 from tests.dns.asking import opt, outcome, query, zone
+from tests.effort import examples
 
 APEX = from_text("example.test")
 ZONE = zone(
@@ -262,7 +263,7 @@ OPTIONS = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(OPTIONS, st.integers(0, 65535), st.booleans(), st.booleans())
 def test_no_options_make_it_fail(options: bytes, payload: int, udp: bool, warm: bool) -> None:
     """And they change nothing but the options of the answer."""

@@ -9,6 +9,7 @@ from appliance.dns import names
 from appliance.dns.journal import Change, Journal, difference
 from appliance.dns.numbers import NS, SOA, TXT, A
 from appliance.dns.zone import RRset, Zone, zone_of
+from tests.effort import examples
 
 APEX = names.from_text("demo.test")
 NAMES = [names.from_text(f"{label}.demo.test") for label in ("a", "b", "x.b")]
@@ -73,7 +74,7 @@ _ZONES = st.lists(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(_ZONES, min_size=2, max_size=5))
 def test_the_changes_lead_from_any_version_to_the_newest(contents: list[list[RRset]]) -> None:
     versions = [version(serial, *rrsets) for serial, rrsets in enumerate(contents, 1)]

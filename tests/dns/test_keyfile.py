@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from appliance.dns import names
 from appliance.dns.keyfile import KeyFileError, read_keys
 from appliance.dns.tsig import Key
+from tests.effort import examples
 
 SECRET = base64.b64encode(bytes(range(32))).decode()
 
@@ -70,7 +71,7 @@ def test_what_is_wrong_is_said_with_the_line(text: str, error: str) -> None:
     assert "Zm9v" not in str(raised.value)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(
         st.sampled_from(["key", '"a"', "{", "}", ";", "algorithm", "hmac-sha256", "secret", SECRET, "#"])

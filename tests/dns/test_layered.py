@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns.layered import Layered, differing, with_changes
+from tests.effort import examples
 
 KEYS = st.integers(0, 9)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.dictionaries(KEYS, st.integers(1, 5)),
     st.lists(st.dictionaries(KEYS, st.none() | st.integers(1, 5), max_size=4)),

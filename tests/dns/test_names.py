@@ -18,6 +18,7 @@ from appliance.dns.names import (
     to_text,
     wildcard_of,
 )
+from tests.effort import examples
 
 LABELS = st.lists(st.binary(min_size=1, max_size=20).map(bytes.lower), max_size=8).map(tuple)
 
@@ -62,7 +63,7 @@ def test_what_is_no_name_is_told_why(text: str, why: str) -> None:
 
 
 @given(LABELS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_text_reads_back(parts: tuple[bytes, ...]) -> None:
     name = from_labels(parts)
     assert labels(name) == parts
@@ -71,7 +72,7 @@ def test_text_reads_back(parts: tuple[bytes, ...]) -> None:
 
 
 @given(st.text(max_size=30))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_text_makes_a_name_or_bad_name(text: str) -> None:
     try:
         name = from_text(text)

@@ -14,6 +14,7 @@ from appliance.dns.steps import finish
 from appliance.dns.zone import Node, RRset, Zone, soa_minimum, soa_serial
 from appliance.dns.zonefile import ZoneFileError
 from tests.dns.asking import ask, zone
+from tests.effort import examples
 
 SHAPE = ("children", "nameservers", "cuts", "dnames")
 ONE = b"\x0a\x05\x00\x05"
@@ -236,7 +237,7 @@ NAMES = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
 LIVE = st.lists(st.tuples(NAMES, st.sampled_from((A, AAAA, TXT))), max_size=6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.lists(NAMES, max_size=4), LIVE, NAMES)
 def test_any_overlay_is_a_sound_zone(written: list[str], sets: list[tuple[str, int]], asked: str) -> None:
     static = zone("".join(f"{name} TXT t\n" for name in written))
@@ -267,7 +268,7 @@ STATIC_LINES = st.tuples(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     st.lists(NAMES, max_size=4),
     st.lists(st.tuples(LIVE, st.lists(STATIC_LINES, max_size=2), st.booleans()), max_size=5),

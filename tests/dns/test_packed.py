@@ -14,6 +14,7 @@ from appliance.dns.numbers import SOA, A
 from appliance.dns.packed import Packed, PackedError, check, pack, source_of, unpack
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
 from tests.dns.asking import valid_zone, zone, zone_lines
+from tests.effort import examples
 
 SOURCE = source_of(b"the file")
 
@@ -22,7 +23,7 @@ def packed(made: Zone) -> Zone:
     return unpack(memoryview(pack(made, SOURCE)), made.apex)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_it_holds_the_same(choose: random.Random) -> None:
     made, _ = valid_zone(zone_lines(choose), "example.test")

@@ -12,6 +12,7 @@ from appliance.dns.names import from_text
 from appliance.dns.plainlines import PlainLines
 from appliance.dns.zone import Zone
 from appliance.dns.zonefile import ZoneFileError, read_zone
+from tests.effort import examples
 
 HEAD = "$TTL 300\n@ SOA ns1 h 1 7200 900 1209600 60\n@ NS ns1\nns1 A 192.0.2.1\n"
 PLAIN = """\
@@ -145,7 +146,7 @@ LINES = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(LINES, st.sampled_from(["\n", "\r\n"]))
 def test_any_lines(lines: list[tuple[str, list[str], str]], newline: str) -> None:
     text = HEAD + "".join(first + between.join(tokens) + newline for first, tokens, between in lines)

@@ -22,6 +22,7 @@ from appliance.dns.question import (
     read_zone_section,
 )
 from tests.dns.asking import opt, query, question
+from tests.effort import examples
 
 
 class Walked(bytes):
@@ -119,7 +120,7 @@ def test_options_are_bounded() -> None:
         read_question(query("a.test", edns=opt(options=bytes(4 * MAX_OPTIONS + 4))))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=60), st.binary(max_size=40).map(lambda junk: query("a.test", edns=opt()) + junk)
@@ -141,7 +142,7 @@ def test_only_question_errors(octets: bytes) -> None:
     assert getattr(walked, "steps", 0) <= 60 + len(octets)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.binary(min_size=1, max_size=63), max_size=4),
     st.integers(0, 65535),

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from appliance.dns import ratelimit
 from appliance.dns.ratelimit import Limited, RateLimit
+from tests.effort import examples
 
 SOURCE = "192.0.2.1"
 
@@ -116,7 +117,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS)
 def test_never_more_than_a_bucket_of_the_burst_and_what_was_not_looked_at(
     steps: list[tuple[int, bytes, float]],
@@ -132,7 +133,7 @@ def test_never_more_than_a_bucket_of_the_burst_and_what_was_not_looked_at(
                 assert most.takes(SOURCE, identity, now)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(STEPS)
 def test_who_stays_below_the_rate_is_never_limited(steps: list[tuple[int, bytes, float]]) -> None:
     """Below 1.5 s of the rate in a bucket: what was not looked at is taken to be one answer, for a second."""

@@ -15,6 +15,7 @@ from appliance.dns import names, responder
 from appliance.dns.lookup import Found
 from appliance.dns.responder import Counted, Dropped, Responder
 from tests.dns.asking import answered, ask, opt, outcome, query, question, reply, zone
+from tests.effort import examples
 
 ZONE = zone(
     "www A 192.0.2.7\n*.apps A 192.0.2.8\nbig TXT " + " ".join(f'"{"x" * 200}{n}"' for n in range(8)) + "\n"
@@ -308,7 +309,7 @@ NEARLY = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.one_of(st.binary(max_size=80), NEARLY), st.booleans())
 def test_no_octets_make_it_fail(octets: bytes, udp: bool) -> None:
     served = Responder([ZONE])

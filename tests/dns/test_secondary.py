@@ -21,6 +21,7 @@ from appliance.dns.tsig import Key, Signed, Signer, check
 from appliance.dns.zone import Zone
 from appliance.dns.zonefile import read_zone
 from tests.dns.transferring import KEY, records_of
+from tests.effort import examples
 
 WALL = 1_800_000_000
 HEAD = """\
@@ -115,7 +116,7 @@ def test_up_to_date_is_the_current_version(serial: int) -> None:
     assert take(transfer, answer(transfer.query, zone(7))) is current
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.booleans(), st.data())
 def test_a_transfer_that_is_cut_or_out_of_order_is_none(is_whole: bool, data: st.DataObject) -> None:
     old, new = zone(7), zone(9, TEXTS.replace("0000", "1000"))
@@ -135,7 +136,7 @@ def test_a_transfer_that_is_cut_or_out_of_order_is_none(is_whole: bool, data: st
     assert found is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.data())
 def test_no_changed_octet_changes_what_is_taken(data: st.DataObject) -> None:
     transfer = incoming()
@@ -153,7 +154,7 @@ def test_no_changed_octet_changes_what_is_taken(data: st.DataObject) -> None:
     assert records_of(found) == records_of(zone(7, "a TXT x\n"))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.binary(max_size=300))
 def test_any_octets_are_refused(octets: bytes) -> None:
     with pytest.raises(TransferFailed):

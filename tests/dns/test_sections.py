@@ -17,6 +17,7 @@ from appliance.dns.sections import (
     name_at,
     read_sections,
 )
+from tests.effort import examples
 
 
 def update(count: int = 3) -> dns.update.UpdateMessage:
@@ -99,7 +100,7 @@ def test_a_name_of_255_octets() -> None:
         name_at(bytes(12) + longest + b"\x01b\xc0\x0c", 12 + 255)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=600), st.integers(0, 600))
 def test_any_octets_give_one_error_only(octets: bytes, at: int) -> None:
     for attempt in (lambda: read_sections(octets), lambda: name_at(octets, at)):

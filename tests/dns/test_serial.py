@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns.serial import INDEXES, MODULUS, is_newer, next_serial
+from tests.effort import examples
 
 UNIX = 1_790_000_000
 
@@ -62,7 +63,7 @@ def test_next_serial(last: int, file_serial: int, wall: int, index: int, expecte
     st.integers(UNIX, UNIX * 2),
     st.integers(0, INDEXES - 1),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_the_next_is_newer_and_the_nameservers_own(
     last: int, file_serial: int, wall: int, index: int
 ) -> None:

@@ -18,6 +18,7 @@ from appliance.dns.responder import Responder
 from appliance.dns.table import Table
 from appliance.dns.zone import Node, Zone, soa_minimum, soa_with
 from tests.dns.asking import opt, outcome, query, question, valid_zone, zone, zone_lines
+from tests.effort import examples
 
 APEX = names.from_text("example.test")
 ANSWER = bytes(12) + question("a.example.test") + b"the rest"
@@ -117,7 +118,7 @@ def test_it_is_bounded() -> None:
     assert len(kept._needs) <= 10
 
 
-@settings(max_examples=35, deadline=None)
+@settings(max_examples=examples(35), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_what_it_answers_is_what_look_up_says(choose: random.Random) -> None:
     """Any zone, changed while it is asked; every question twice and in any case; with every kind of EDNS."""
@@ -157,7 +158,7 @@ def numbered(zone: Zone, serial: int) -> dict[bytes, Node]:
     return {zone.apex: {**zone.node(zone.apex), SOA: soa}}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_any_sequence_of_changes(choose: random.Random) -> None:
     """Two zones with aliases into each other, changed name by name (records, names, cuts, DNAMEs, the SOA,

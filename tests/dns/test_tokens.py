@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns.tokens import Tokens, Wrong, first_lower
+from tests.effort import examples
 
 
 def tokens(text: str) -> list[tuple[str, int]]:
@@ -36,7 +37,7 @@ def test_each_token_has_its_line(text: str, expected: list[tuple[str, int]]) -> 
     assert tokens(text) == expected
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from((" ", " ;c", "\t")), st.booleans()), max_size=8))
 def test_lines_are_counted_whatever_is_between(gaps: list[tuple[int, str, bool]]) -> None:
     text, line, expected = "", 1, []

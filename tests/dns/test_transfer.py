@@ -27,6 +27,7 @@ from appliance.dns.transfer import MAX_MESSAGE_OCTETS, Grant, Kind, Receiver, Tr
 from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with, zone_of
 from tests.dns.asking import outcome, zone
 from tests.dns.transferring import KEY, Asker, records_of
+from tests.effort import examples
 
 WALL = 1_800_000_000
 APEX = names.from_text("example.test")
@@ -102,7 +103,7 @@ def _rdata(choose: random.Random, rtype: int) -> bytes:
 _SEEDS = st.integers(0, 1 << 30)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(_SEEDS, st.booleans())
 def test_dnspython_reads_an_axfr_as_the_zone(seed: int, with_edns: bool) -> None:
     served = _zone_of(seed, 7)
@@ -121,7 +122,7 @@ def test_dnspython_reads_an_axfr_as_the_zone(seed: int, with_edns: bool) -> None
     assert transfer.records == len(records_of(served)) + 1
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(_SEEDS, min_size=2, max_size=6), st.data())
 def test_an_ixfr_leads_from_any_version_to_the_newest(seeds: list[int], data: st.DataObject) -> None:
     versions = [_zone_of(seed, serial % MODULUS) for serial, seed in enumerate(seeds, MODULUS - 2)]

@@ -35,6 +35,7 @@ from appliance.dns.tsig import (
     Verifier,
     check,
 )
+from tests.effort import examples
 
 WALL = 1_700_000_000
 NAME = "k1.demo.test"
@@ -213,7 +214,7 @@ def test_every_octet_counts() -> None:
             pytest.fail(f"octet {at}")
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.binary(max_size=300))
 def test_any_octets(octets: bytes) -> None:
     found = check(octets, KEYS, WALL)

@@ -47,6 +47,7 @@ from appliance.dns.update import (
 )
 from appliance.dns.zone import RRset, Zone
 from appliance.dns.zonefile import read_zone
+from tests.effort import examples
 
 APEX = names.from_text("demo.test")
 SERIAL = 1000
@@ -220,7 +221,7 @@ def test_edns_of_an_update() -> None:
     assert rcode(lambda: read_update(raw([], [], (opt,)), APEX)) == BADVERS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.data())
 def test_any_octets_of_a_signed_message_give_one_error_only(given_data: st.DataObject) -> None:
     whole = message(

@@ -14,6 +14,7 @@ from appliance.dns.numbers import FORMERR
 from appliance.dns.sections import read_sections
 from appliance.dns.update import UpdateRefused, read_update
 from appliance.dns.updatelease import LeaseMalformed, lease_granted, lease_in, lease_option
+from tests.effort import examples
 
 APEX = names.from_text("demo.test")
 
@@ -60,7 +61,7 @@ def test_what_we_write_others_read() -> None:
 
 
 @given(st.binary(max_size=40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_whatever_the_options_are_one_error_comes_of_it(content: bytes) -> None:
     octets = message()[:-2] + len(content).to_bytes(2, "big") + content
     try:

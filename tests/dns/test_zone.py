@@ -13,6 +13,7 @@ from appliance.dns.numbers import NS, SOA, A
 from appliance.dns.touched import soa_of, standing
 from appliance.dns.zone import Zone, soa_minimum, soa_serial, soa_with, zone_of
 from tests.dns.asking import valid_zone, zone, zone_lines
+from tests.effort import examples
 
 ZONE = zone(
     "a.b.c A 192.0.2.1\n*.x.d A 192.0.2.1\nsub NS ns.sub\n"
@@ -41,7 +42,7 @@ def test_an_soa_with_another_serial_and_minimum() -> None:
     assert soa_with(changed, serial=7, minimum=60) == ZONE.soa
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_a_changed_zone_knows_what_a_new_one_knows(choose: random.Random) -> None:
     """And says what it touched: every name that is another, and every name that begins or ceases to stand."""

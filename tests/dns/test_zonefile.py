@@ -12,6 +12,7 @@ from appliance.dns import names
 from appliance.dns.numbers import MX, NS, SOA, TXT, A
 from appliance.dns.zonefile import ZoneFileError, read_zone
 from tests.dns.asking import HEAD, zone, zone_lines
+from tests.effort import examples
 
 APEX = names.from_text("example.test")
 LINES = HEAD.count("\n")
@@ -216,7 +217,7 @@ WORDS = (
 TOKENS = st.sampled_from([*WORDS.split(), "\n", " ", "\t", "\r", "\\", "x" * 64])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.one_of(st.text(max_size=80), st.lists(TOKENS, max_size=25).map(" ".join)))
 def test_any_text_is_a_zone_or_a_zone_file_error(text: str) -> None:
     failed: ZoneFileError | None = None
@@ -229,7 +230,7 @@ def test_any_text_is_a_zone_or_a_zone_file_error(text: str) -> None:
         assert failed.what
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.randoms(use_true_random=False),
     st.sampled_from(("w A x", "w MX 10", "w A 192.0.2.1 y", "w TXT )", "w 1x A 192.0.2.1")),

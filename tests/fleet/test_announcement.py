@@ -23,6 +23,7 @@ from appliance.fleet.announcement import (
 )
 from appliance.fleet.announcement import read_update as read_announcement
 from appliance.tunnel.discovery import ServerAddress
+from tests.effort import examples
 
 APEX = names.from_text("demo.test")
 HERE = ServerAddress("192.0.2.2")
@@ -68,7 +69,7 @@ def test_what_is_no_record(text: str) -> None:
 
 
 @given(st.text(max_size=80))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_whatever_it_says_one_error_comes_of_it(text: str) -> None:
     try:
         said = read_text(text)
@@ -85,7 +86,7 @@ SIXTEEN = st.lists(
 
 
 @given(st.integers(0, MAX_N), SIXTEEN)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_what_a_server_composes_a_nameserver_reads(n: int, addresses: list[ServerAddress]) -> None:
     said = Announcement("5f" * 32, n, tuple(addresses))
     octets = compose(99, APEX, "s2", said, 60)

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.fleet.check import DIALS, Check, Verdict
+from tests.effort import examples
 
 
 def test_three_dials_half_a_second_apart_and_then_silence() -> None:
@@ -71,7 +72,7 @@ def test_an_observer_that_lagged_begins_anew() -> None:
 
 
 @given(st.floats(0, 1e9), st.lists(st.floats(0, 1), max_size=20))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_whatever_the_clock_does_a_check_dials_three_times_and_ends(now: float, steps: list[float]) -> None:
     check = Check("b1", now)
     began = now

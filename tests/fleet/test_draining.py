@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.fleet.draining import ANSWER_SECONDS, LAST_SECONDS, LOOK_SECONDS, Draining, DrainState
+from tests.effort import examples
 
 LIMIT = 30.0
 
@@ -80,7 +81,7 @@ def test_a_watch_that_ends_is_not_waited_for() -> None:
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from([True, False, None]), st.floats(0, 10))),
     st.integers(0, 3),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_every_drain_ends_and_never_before_the_caches_know(
     answers: list[tuple[str, bool | None, float]], visitors: int
 ) -> None:

@@ -20,6 +20,7 @@ from appliance.fleet.introduced import (
     greeted,
 )
 from appliance.tunnel.discovery import ServerAddress
+from tests.effort import examples
 
 A, B, C = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3))
 NOBODY = Introduced("s2", 0)
@@ -165,4 +166,4 @@ class Schedules(RuleBasedStateMachine):
 
 
 TestSchedules = Schedules.TestCase
-TestSchedules.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestSchedules.settings = settings(max_examples=examples(200), stateful_step_count=40, deadline=None)

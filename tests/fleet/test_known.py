@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.fleet.known import KnownNames
+from tests.effort import examples
 
 NAMES = st.sampled_from(["a.test", "*.a.test", "b.a.test", "*.b.a.test", "c.test"])
 CHANGES = st.lists(
@@ -51,7 +52,7 @@ def test_a_name_that_was_forgotten_can_be_known_again_for_less() -> None:
 
 
 @given(CHANGES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_it_is_a_table_of_names(changes: list[tuple[str, str, int]]) -> None:
     known = KnownNames()
     table: dict[str, float] = {}

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from appliance.fleet.membership import FORGET_SECONDS, Membership, Published, Standing
 from appliance.tunnel.discovery import ServerAddress
+from tests.effort import examples
 from tests.fleet.rule import Rule
 
 A, B, C, D = (ServerAddress(f"192.0.2.{number}") for number in (1, 2, 3, 4))
@@ -357,4 +358,4 @@ class AgainstTheRule(RuleBasedStateMachine):
 
 
 TestRule = AgainstTheRule.TestCase
-TestRule.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+TestRule.settings = settings(max_examples=examples(100), stateful_step_count=30, deadline=None)

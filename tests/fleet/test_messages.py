@@ -39,6 +39,7 @@ from appliance.fleet.messages import (
 from appliance.tunnel.lines import MAX_LINE_OCTETS, MessageError
 from appliance.tunnel.messages import Goodbye as LinkGoodbye
 from appliance.tunnel.messages import encode as encode_for_link
+from tests.effort import examples
 from tests.tunnel.authority import CLIENT
 
 PRINT = "0123456789abcdef" * 4
@@ -67,7 +68,7 @@ NAMESERVER_SAYS: list[FromNameserver] = [
 
 
 @given(st.lists(st.integers(1, 400)))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
     for lines, octets, said in (
         (ServerLines(), b"".join(map(BY_SERVER.encode, SERVER_SAYS)), SERVER_SAYS),
@@ -82,7 +83,7 @@ def test_any_cut_gives_the_same_messages(cuts: list[int]) -> None:
 
 
 @given(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_random_octets_are_one_error_or_nothing(octets: bytes) -> None:
     for lines in (ServerLines(), NameserverLines()):
         with suppress(MessageError):
@@ -103,7 +104,7 @@ TYPES = st.sampled_from(
 
 
 @given(TYPES, st.dictionaries(KEYS, BODIES, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_wrong_values_are_one_error(kind: str, body: dict[str, object]) -> None:
     line = json.dumps({**body, "type": kind}).encode() + b"\n"
     for lines in (ServerLines(), NameserverLines()):

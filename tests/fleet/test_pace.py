@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.fleet.pace import Pace
+from tests.effort import examples
 
 
 def test_ten_at_once_then_ten_a_second() -> None:
@@ -16,7 +17,7 @@ def test_ten_at_once_then_ten_a_second() -> None:
 
 
 @given(st.lists(st.floats(0, 0.5), max_size=200))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_never_more_than_twice_the_rate_in_a_second(steps: list[float]) -> None:
     pace, now, allowed = Pace(10), 0.0, []
     for step in steps:

@@ -11,6 +11,7 @@ from appliance.dns.zone import RRset
 from appliance.fleet.membership import Published
 from appliance.fleet.publish import AAAA, TXT, A, live_records, may_be_published
 from appliance.tunnel.discovery import ServerAddress, read_txt
+from tests.effort import examples
 
 ONE = ServerAddress("10.5.0.5")
 TWO = ServerAddress("10.5.0.6", 8443)
@@ -112,7 +113,7 @@ KNOWN = st.lists(
 
 
 @given(ADDRESSES, KNOWN, st.lists(st.sampled_from([EXAMPLE, SUB]), unique=True))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_everything_is_in_a_zone_and_nothing_is_empty(
     addresses: tuple[ServerAddress, ...], known: list[str], apexes: list[bytes]
 ) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appliance.dns import names
 from appliance.fleet.serverkeys import ServerKeys, key_name, key_of, whose
+from tests.effort import examples
 
 SECRET, OTHER = bytes(32), bytes(range(32))
 
@@ -67,6 +68,6 @@ def test_other_names_are_nobodys(text: str) -> None:
     st.from_regex(r"[a-z0-9](?:[a-z0-9_-]{0,20}[a-z0-9])?(\.[a-z0-9-]{1,9})?", fullmatch=True),
     st.integers(1, 2**159),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_a_name_says_whose_key_it_is(server_id: str, serial: int) -> None:
     assert whose(key_name(server_id, serial)) == (server_id, serial)

@@ -48,6 +48,7 @@ from appliance.fleet.watch import BURST_OCTETS, Observer, WatchedServer, WatchSt
 from appliance.tunnel.certificates import SERVICE_NAME, Peer, Role, examine, issue_client
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
+from tests.effort import examples
 from tests.tunnel.authority import CA, CLIENT, OTHER_CA, SERVER, WALL
 
 WWW, WILD = "www.example.org", "*.apps.example.org"
@@ -114,7 +115,7 @@ GREETED = ServerGreeted("s1", "b1", ADDRESSES)
 
 
 @given(st.lists(st.integers(1, 3000), max_size=5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_snapshot_then_changes_in_any_cut(cuts: list[int]) -> None:
     pair = Pair({WWW: SHOWN, WILD: SHOWN}, known=["old.example.org"])
     pair.speak(cuts)
@@ -358,7 +359,7 @@ def test_what_has_no_place_ends_the_watch_at_the_server(said: list[NameserverHel
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_random_octets_never_raise(octets: bytes) -> None:
     pair = Pair()
     pair.observer.receive(octets + b"\n", 0.0)
@@ -432,4 +433,4 @@ class Names(RuleBasedStateMachine):
 
 
 TestNames = Names.TestCase
-TestNames.settings = settings(max_examples=50, stateful_step_count=20, deadline=None)
+TestNames.settings = settings(max_examples=examples(50), stateful_step_count=20, deadline=None)

@@ -13,6 +13,7 @@ from OpenSSL import SSL
 
 from appliance.ingress import clienthello
 from appliance.ingress.clienthello import ClientHello, HelloReader, HelloRefused
+from tests.effort import examples
 from tests.ingress.hellos import (
     NAME,
     alpn,
@@ -229,7 +230,7 @@ def _certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
 CERTIFICATE = _certificate()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.sampled_from(sorted(OPENSSL_HELLOS)),
     st.lists(st.integers(1, 3000), max_size=10, unique=True),
@@ -273,13 +274,13 @@ _MUTATED = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.one_of(st.binary(max_size=200), _MUTATED), st.lists(st.integers(0, 400), max_size=8))
 def test_only_our_error_and_the_same_in_any_cut(octets: bytes, cuts: list[int]) -> None:
     assert outcome(pieces(octets, cuts)) == read(octets)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(_MUTATED)
 def test_a_changed_hello_never_has_another_name_than_openssl_reads(octets: bytes) -> None:
     hello = read(octets)

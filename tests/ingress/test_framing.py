@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from appliance.ingress import framing
 from appliance.ingress.framing import body_of
 from appliance.ingress.httphead import HeadRefused
+from tests.effort import examples
 from tests.ingress.hellos import pieces
 
 Outcome = tuple[bytes, bool] | None
@@ -117,7 +118,7 @@ _CHUNKS = st.lists(
 ).map(b"".join)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.sampled_from(WHOLE) | _CHUNKS | st.binary(max_size=30), st.lists(st.integers(0, 60), max_size=6))
 def test_any_cut_and_h11_agrees(octets: bytes, cuts: list[int]) -> None:
     whole = outcome(None, [octets])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from appliance.ingress import httphead
 from appliance.ingress.httphead import HeadReader, HeadRefused, RequestHead, read_field
+from tests.effort import examples
 from tests.ingress.hellos import pieces
 
 Outcome = RequestHead | int | None
@@ -297,7 +298,7 @@ def h11_reads(octets: bytes) -> tuple[bytes, bytes, bytes] | None:
     return request.method, request.target, dict(iter(request.headers)).get(b"host", b"")
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(_HEADS, st.lists(st.integers(0, 120), max_size=6))
 def test_what_is_read_is_read_the_same_by_h11_and_in_any_cut(octets: bytes, cuts: list[int]) -> None:
     found = read(octets)
@@ -311,13 +312,13 @@ def test_what_is_read_is_read_the_same_by_h11_and_in_any_cut(octets: bytes, cuts
         assert found is not None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.binary(max_size=100), st.lists(st.integers(0, 100), max_size=5))
 def test_only_our_error(octets: bytes, cuts: list[int]) -> None:
     assert outcome(pieces(octets, cuts)) == read(octets)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     st.sampled_from([14, 8190, 8193, 16380, 16390]),
     st.sampled_from([b"\x00", b"\n", b"\r", b"\r\n", b"\r\n\r\n", b"x"]),

@@ -8,6 +8,7 @@ from appliance.ingress import peek
 from appliance.ingress.clienthello import ClientHello, HelloRefused
 from appliance.ingress.peek import LanePreface, Peek
 from appliance.tunnel import lane
+from tests.effort import examples
 from tests.ingress.hellos import NAME, alpn, body, message, pieces, record, server_name
 
 HELLO = record(message(body(server_name(NAME), alpn(b"tunnel/1"))))
@@ -66,7 +67,7 @@ def test_the_constants_are_those_of_lanes() -> None:
     assert peek.LANE_PREFACE_OCTETS == lane.PREFACE_OCTETS
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.sampled_from([HELLO + b"rest", PREFACE + b"rest", PREFACE[:7] + b"\x02", HELLO[:-1]])
     | st.binary(max_size=60),

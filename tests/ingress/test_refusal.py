@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.ingress import refusal
+from tests.effort import examples
 
 
 def read(octets: bytes, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
@@ -94,7 +95,7 @@ def test_redirect_takes_nothing_unread(host: str, target: str) -> None:
         refusal.redirect(host, target)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E)))
 def test_redirect_never_leaves_the_host(target: str) -> None:
     location = read(refusal.redirect("www.example.org", target))[1]["location"]

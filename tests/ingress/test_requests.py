@@ -10,6 +10,7 @@ from appliance.ingress import requests as module
 from appliance.ingress.framing import body_of
 from appliance.ingress.httphead import HeadReader, RequestHead
 from appliance.ingress.requests import HELD_OCTETS_MAX, Requests
+from tests.effort import examples
 from tests.ingress.hellos import pieces
 from tests.ingress.test_httphead import PROBES
 
@@ -256,7 +257,7 @@ def outcome(segments: list[bytes], answers: list[bytes]) -> tuple[bytes, bytes |
     return passed, requests.refusal
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     _PARTS,
     st.lists(st.integers(0, 400), max_size=8),
@@ -274,7 +275,7 @@ def test_any_cut(parts: list[bytes], cuts: list[int], answer: bytes, answer_cuts
     assert blind or b"b.example" not in whole[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.sampled_from([b"", GET, CHUNKED, UPGRADE]), st.binary(max_size=60), st.binary(max_size=60))
 def test_no_error_at_all(before: bytes, octets: bytes, answer: bytes) -> None:
     requests = Requests(HOST)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Ended, Relay, Wire, reset_on_close
+from tests.effort import examples
 from tests.service.turning import Turning, tcp_pair, turning
 
 
@@ -274,7 +275,7 @@ Wrap = Callable[[socket.socket], Wire]
     inward=st.integers(0, 200_000),
     choppy=st.sampled_from(["neither", "a", "b", "both"]),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_any_wires_and_sizes(sizes: list[int], outward: int, inward: int, choppy: str) -> None:
     before = sockets()
     with turning() as (reactor, readiness):

@@ -32,6 +32,7 @@ from appliance.tunnel.certificates import (
     read_credential,
 )
 from appliance.tunnel.crl import RevocationList, make_crl
+from tests.effort import examples
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, SERVER, WALL, forge
 
 SERVER_AUTH = (x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), False)
@@ -327,7 +328,7 @@ def test_what_is_no_credential(pem: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_octets_are_the_one_error(octets: bytes) -> None:
     with pytest.raises(CredentialRefused):
         read_credential(octets)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.crl import MAX_CRL_OCTETS, CrlRefused, RevocationList, make_crl, read_crl
+from tests.effort import examples
 from tests.tunnel.authority import CA, CLIENT, OTHER_CA, WALL
 
 GOOD = make_crl(CA, {7: WALL, 1 << 62: WALL - timedelta(days=3)}, 12, WALL)
@@ -76,7 +77,7 @@ DER = base64.b64decode(b"".join(GOOD.split(b"\n")[1:-2]))
 
 
 @given(st.integers(0, len(DER) - 1), st.integers(1, 255))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_one_changed_octet_is_the_one_error(place: int, change: int) -> None:
     der = bytearray(DER)
     der[place] ^= change
@@ -86,7 +87,7 @@ def test_one_changed_octet_is_the_one_error(place: int, change: int) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_octets_are_the_one_error(octets: bytes) -> None:
     with pytest.raises(CrlRefused):
         read_crl(octets, CA.certificate)

@@ -14,6 +14,7 @@ from appliance.tunnel.discovery import (
     read_txt,
     write_txt,
 )
+from tests.effort import examples
 
 A, B, C = ServerAddress("10.5.0.5"), ServerAddress("10.5.0.6"), ServerAddress("2001:db8::5", 8443)
 
@@ -67,14 +68,14 @@ def test_not_ours_or_not_usable(text: str) -> None:
 
 
 @given(st.text(alphabet=st.sampled_from("r=superprotocol;ip=10.5.0.5:port=443 %x"), max_size=60))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_text_is_read_without_an_error(text: str) -> None:
     address = read_txt("r=superprotocol;" + text)
     assert address is None or read_txt(write_txt(address)) == address
 
 
 @given(st.ip_addresses(), st.integers(-1, 65536))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_an_address_is_canonical_or_refused(host: object, port: int) -> None:
     try:
         address = ServerAddress(str(host).upper(), port)

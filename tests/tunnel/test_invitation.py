@@ -21,6 +21,7 @@ from appliance.tunnel.invitation import (
     read_enrolment,
     read_invitation,
 )
+from tests.effort import examples
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, SERVER
 
 INVITATION = Invitation(
@@ -196,7 +197,7 @@ def test_what_is_not_an_enrolment(text: str, words: str) -> None:
 
 
 @given(st.text(max_size=80))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_any_text_is_the_one_error(text: str) -> None:
     for kind in ("invitation", "enrolment"):
         for read in (read_invitation, read_enrolment):

@@ -24,6 +24,7 @@ from appliance.tunnel.lane import (
     verify,
     write_preface,
 )
+from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
 KEYS = lane_keys(bytes(range(64)))
@@ -52,7 +53,7 @@ def test_a_preface_is_40_octets_in_four_parts() -> None:
 
 
 @given(st.binary(min_size=8, max_size=8), st.integers(0, 2**64 - 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_preface_is_true_for_its_own_session_only(session: bytes, counter: int) -> None:
     preface = read_preface(write_preface(KEYS, session, counter))
     assert (preface.session_id, preface.counter) == (session, counter)
@@ -61,7 +62,7 @@ def test_a_preface_is_true_for_its_own_session_only(session: bytes, counter: int
 
 
 @given(st.integers(0, 319))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_one_changed_bit_is_a_lie(bit: int) -> None:
     octets = bytearray(PREFACE.octets)
     octets[bit // 8] ^= 1 << bit % 8
@@ -72,7 +73,7 @@ def test_one_changed_bit_is_a_lie(bit: int) -> None:
 
 
 @given(st.binary(max_size=60))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_octets_are_no_preface(octets: bytes) -> None:
     with pytest.raises(LaneError):
         read_preface(octets)
@@ -82,7 +83,7 @@ def test_any_octets_are_no_preface(octets: bytes) -> None:
 
 
 @given(st.binary(max_size=701), st.binary(max_size=20), CUTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_sealed_header_in_any_cut(header: bytes, behind: bytes, places: list[int]) -> None:
     reader = SealedHeader(KEYS, PREFACE)
     pieces = list(cut(seal_header(KEYS, PREFACE, header) + behind, places))
@@ -187,5 +188,5 @@ class WindowAgainstASet(RuleBasedStateMachine):
 
 def test_a_window_against_a_set() -> None:
     run_state_machine_as_test(
-        WindowAgainstASet, settings=settings(max_examples=50, stateful_step_count=40, deadline=None)
+        WindowAgainstASet, settings=settings(max_examples=examples(50), stateful_step_count=40, deadline=None)
     )

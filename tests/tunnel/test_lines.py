@@ -24,6 +24,7 @@ from appliance.tunnel.lines import (
     whole,
     word,
 )
+from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
 
@@ -159,6 +160,6 @@ ANYTHING = st.one_of(
 
 
 @given(st.lists(ANYTHING, max_size=8).map(b"".join), CUTS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_any_cut_reads_the_same_and_anything_else_is_the_one_error(octets: bytes, places: list[int]) -> None:
     assert read_all(list(cut(octets, places))) == read_all([octets])

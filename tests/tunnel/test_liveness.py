@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.liveness import LATE_LOOK_SECONDS, PONG_SECONDS, Liveness
+from tests.effort import examples
 
 
 def liveness(now: float = 0.0) -> Liveness:
@@ -65,7 +66,7 @@ def test_who_looks_late_looks_twice() -> None:
 
 
 @given(st.lists(st.floats(0.1, PONG_SECONDS - 0.1), max_size=30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_who_answers_within_the_time_lives(delays: list[float]) -> None:
     alive, now = liveness(), 0.0
     for delay in delays:

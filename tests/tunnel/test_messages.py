@@ -21,6 +21,7 @@ from appliance.tunnel.messages import (
     Welcome,
     encode,
 )
+from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
 EVERY: list[tuple[Message, bytes]] = [
@@ -58,7 +59,7 @@ def test_every_message_is_written_so_and_read_back(message: Message, line: bytes
 
 
 @given(st.lists(st.sampled_from(EVERY), max_size=6), CUTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
     lines = Lines()
     octets = b"".join(line for _, line in pairs)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.names import BadHostName, covers, is_wildcard, normal, wildcards_over
+from tests.effort import examples
 
 HOSTS = st.from_regex(r"[a-z0-9_]{1,8}(\.[a-z_][a-z0-9_]{0,7}){1,3}", fullmatch=True)
 
@@ -43,7 +44,7 @@ def test_not_a_host_name(text: str) -> None:
 
 
 @given(st.text(max_size=300))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_text_is_a_normal_name_or_the_one_error(text: str) -> None:
     try:
         name = normal(text)
@@ -54,7 +55,7 @@ def test_any_text_is_a_normal_name_or_the_one_error(text: str) -> None:
 
 
 @given(HOSTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_the_wildcards_over_a_name_cover_it_and_never_the_name_of_their_own_parent(host: str) -> None:
     for wildcard in wildcards_over(host):
         assert is_wildcard(wildcard)

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.pool import LONGEST_BACK_OFF_SECONDS, QUIET_SECONDS, Pool
+from tests.effort import examples
 
 
 def filled(floor: int = 2, ceiling: int = 256) -> Pool:
@@ -180,7 +181,7 @@ HAPPENINGS = st.lists(st.tuples(st.sampled_from("olftacd"), st.floats(0, 40)), m
 
 
 @given(HAPPENINGS, st.integers(0, 4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_whatever_happens_the_counts_stay_sane(happenings: list[tuple[str, float]], floor: int) -> None:
     pool, now = Pool(floor, 32), 0.0
     for what, later in happenings:

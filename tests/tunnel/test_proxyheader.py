@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, ProxyHeaderError, read_proxy_header
+from tests.effort import examples
 from tests.tunnel.test_names import HOSTS
 
 VISITOR = ProxyHeader(
@@ -44,7 +45,7 @@ def test_an_origin_gets_no_kind() -> None:
     st.binary(max_size=128),
     st.none() | st.sampled_from(Kind),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_written_and_read_back(
     ends: tuple[str, str],
     here: int,
@@ -129,7 +130,7 @@ def test_what_is_no_header_of_ours(octets: bytes) -> None:
 
 
 @given(st.integers(0, len(OCTETS) - 1), st.integers(0, 255), st.binary(max_size=4))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_a_damaged_header_is_read_or_is_the_one_error(place: int, octet: int, behind: bytes) -> None:
     damaged = bytearray(OCTETS + behind)
     damaged[place] = octet

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import Offer
+from tests.effort import examples
 
 BOTH, TLS_ONLY, HTTP_ONLY = Offer(True, "serve"), Offer(True, "redirect"), Offer(False, "serve")
 WWW, APPS = "www.example.org", "*.apps.example.org"
@@ -146,7 +147,7 @@ class TurnsAreEven(RuleBasedStateMachine):
 
 def test_turns_are_even() -> None:
     run_state_machine_as_test(
-        TurnsAreEven, settings=settings(max_examples=50, stateful_step_count=30, deadline=None)
+        TurnsAreEven, settings=settings(max_examples=examples(50), stateful_step_count=30, deadline=None)
     )
 
 

@@ -32,6 +32,7 @@ from appliance.tunnel.session import (
     State,
     Welcomed,
 )
+from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
 INSTANCE = "0123456789abcdef" * 2
@@ -140,7 +141,7 @@ def test_a_client_joins() -> None:
 
 
 @given(CUTS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_cut_of_the_conversation_is_the_same_conversation(places: list[int]) -> None:
     ends = client(www_example_org=BOTH, evil_example=TLS_ONLY), server()
     whole = Wire(*ends).events()
@@ -445,7 +446,7 @@ def test_who_asks_and_does_not_read_is_ended() -> None:
     st.lists(st.sampled_from([HELLO, REGISTER, WELCOME, b"x", b"\n", encode(Ping("n")), b"{}"]), max_size=6),
     CUTS,
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_any_octets_in_any_cut_end_in_the_same_state(pieces: list[bytes], places: list[int]) -> None:
     octets = b"".join(pieces)
     whole, parts = server(), server()
@@ -530,7 +531,7 @@ class TwoHonestEnds(RuleBasedStateMachine):
 
 def test_two_honest_ends() -> None:
     run_state_machine_as_test(
-        TwoHonestEnds, settings=settings(max_examples=80, stateful_step_count=20, deadline=None)
+        TwoHonestEnds, settings=settings(max_examples=examples(80), stateful_step_count=20, deadline=None)
     )
 
 

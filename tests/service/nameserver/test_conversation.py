@@ -11,6 +11,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.python.failure import Failure
 
 from appliance.service.nameserver.conversation import SILENCE_SECONDS, Conversation
+from tests.effort import examples
 
 LAST = b"the last one"
 
@@ -39,7 +40,7 @@ def framed(*messages: bytes) -> bytes:
     return b"".join(len(message).to_bytes(2, "big") + message for message in messages)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=5))
 def test_messages_in_any_pieces(cuts: list[int]) -> None:
     talk = Talk()

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.service.nameserver.places import KEPT_PLACES, PLACES, UNEARNED_PLACES, Places
+from tests.effort import examples
 
 FREE = PLACES - KEPT_PLACES
 
@@ -83,7 +84,7 @@ def test_an_address_that_becomes_ours_meanwhile() -> None:
 STEPS = st.lists(st.tuples(st.sampled_from("tlme"), st.integers(0, 11), st.booleans()), max_size=400)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(STEPS)
 def test_the_count_is_right_whatever_happens(steps: list[tuple[str, int, bool]]) -> None:
     places = Places(lambda host: host.startswith("10."))

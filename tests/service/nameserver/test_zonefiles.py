@@ -27,6 +27,7 @@ from appliance.service.nameserver.zonefiles import (
     read_zones,
 )
 from appliance.service.store import Store, StoreFailed
+from tests.effort import examples
 
 WALL = 1_800_000_000
 DEMO = names.from_text("demo.test")
@@ -430,7 +431,7 @@ _STEPS = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(steps=st.lists(_STEPS, max_size=25))
 def test_any_order_of_files_reloads_live_records_and_restarts(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[Any, ...]]
