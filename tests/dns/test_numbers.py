@@ -14,6 +14,7 @@ from appliance.dns import numbers
 
 FLAGS = {"QR", "AA", "TC", "RD"}
 OPTIONS = {
+    "UPDATE_LEASE": 2,  # RFC 9664 4, which dnspython has not
     "NSID": dns.edns.OptionType.NSID,
     "COOKIE": dns.edns.OptionType.COOKIE,
     "EXTENDED_ERROR": dns.edns.OptionType.EDE,
