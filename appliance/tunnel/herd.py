@@ -5,12 +5,14 @@ Hides the numbers. `now` is monotonic seconds.
 
 from __future__ import annotations
 
-from collections import deque
-
-BEGUN_AT_MOST = 10
-WINDOW_SECONDS = 0.1
-"""So many link handshakes are begun in any window of that length: 100 a second, of the 387 a second that one
-core does. The rest of it is for the visitors of those who are in already.
+PAUSE_SECONDS = 0.0105
+"""Between the beginnings of two link handshakes: 95 a second, of the 387 a second that one core does. The
+rest is for the visitors of those who are in already; and as no two follow each other at once, a visitor waits
+for one of them at most.
+"""
+LATE_SECONDS = 0.004
+"""What a beginning was late by, as timers are, is taken off the next pause: up to that, so that any 100 ms
+have at most ten.
 """
 SPREAD_SHARE = 0.8
 """Of what is let in, the share that a spread fills: whoever dials by himself fits in beside it."""
@@ -20,19 +22,17 @@ class Turnstile:
     """When the next one may begin."""
 
     def __init__(self) -> None:
-        self._begun: deque[float] = deque(maxlen=BEGUN_AT_MOST)
+        self._opens_at = float("-inf")
 
     def opens_at(self, now: float) -> float:
         """The earliest time for the next one, not before `now`."""
-        if len(self._begun) < BEGUN_AT_MOST:
-            return now
-        return max(now, self._begun[0] + WINDOW_SECONDS)
+        return max(now, self._opens_at)
 
     def passed(self, now: float) -> None:
         """One begins now."""
-        self._begun.append(now)
+        self._opens_at = max(self._opens_at, now - LATE_SECONDS) + PAUSE_SECONDS
 
 
 def spread_seconds(clients: int) -> float:
     """Over how many seconds so many clients are to come back, each at a random time."""
-    return clients * WINDOW_SECONDS / (BEGUN_AT_MOST * SPREAD_SHARE)
+    return clients * PAUSE_SECONDS / SPREAD_SHARE

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.service.readiness import ENDING, Readiness
-from appliance.tunnel.herd import BEGUN_AT_MOST, WINDOW_SECONDS, Turnstile
+from appliance.tunnel.herd import PAUSE_SECONDS, Turnstile
 
 #: A client gives a handshake 10 s; who would wait for most of that does better to come again later, by his
 #: own jitter.
 _WAITING_SECONDS = 8.0
-WAITING_AT_MOST = int(_WAITING_SECONDS / WINDOW_SECONDS * BEGUN_AT_MOST)
+WAITING_AT_MOST = int(_WAITING_SECONDS / PAUSE_SECONDS)
 
 
 class WaitingLine:

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock
 from appliance.service.readiness import ENDING, Readiness
 from appliance.service.server import waitingline
 from appliance.service.server.waitingline import WaitingLine
+from appliance.tunnel.herd import PAUSE_SECONDS
 
 
 class Doors(Readiness):
@@ -60,64 +61,50 @@ def line() -> Iterator[Line]:
         sock.close()
 
 
-def test_ten_at_once_and_the_others_in_their_turn(line: Line) -> None:
+def test_each_in_his_turn(line: Line) -> None:
     line.come(*range(25))
     assert not line.adopted  # each has a turn of the reactor of its own
     line.clock.advance(0)
-    assert [number for _, number in line.adopted] == list(range(10))
-    line.clock.advance(0.05)
-    assert len(line.adopted) == 10
-    line.clock.advance(0.05)
-    assert len(line.adopted) == 20
-    line.clock.advance(0.1)
+    assert line.adopted == [(0.0, 0)]
+    line.clock.advance(PAUSE_SECONDS / 2)
+    assert len(line.adopted) == 1
+    line.clock.pump([PAUSE_SECONDS / 4] * 4 * 24)
     assert [number for _, number in line.adopted] == list(range(25))
+    line.clock.advance(PAUSE_SECONDS)
     line.come(25)
     line.clock.advance(0)
-    assert line.adopted[-1] == (0.2, 25)
+    assert line.adopted[-1] == (line.clock.seconds(), 25)
 
 
 def test_one_that_breaks_does_not_stop_the_line(line: Line) -> None:
     line.breaks.add(1)
     line.come(*range(3))
-    with pytest.raises(RuntimeError):
-        line.clock.advance(0)
     line.clock.advance(0)
+    with pytest.raises(RuntimeError):
+        line.clock.advance(PAUSE_SECONDS)
+    line.clock.pump([0, PAUSE_SECONDS])
     assert [number for _, number in line.adopted] == [0, 2]
 
 
 def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
-    line.come(*range(13))
+    line.come(*range(4))
     line.clock.advance(0)
-    ready = line.doors.watching[line.made[11]]
+    ready = line.doors.watching[line.made[2]]
     ready(ENDING)  # type: ignore[operator]
     assert len(line.line) == 2
-    line.clock.advance(0.1)
-    assert [number for _, number in line.adopted[10:]] == [10, 12]
-    assert line.made[11].fileno() < 0
+    line.clock.pump([PAUSE_SECONDS] * 2)
+    assert [number for _, number in line.adopted] == [0, 1, 3]
+    assert line.made[2].fileno() < 0
 
 
 def test_a_line_that_is_too_long_sends_away(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waitingline, "WAITING_AT_MOST", 2)
-    for number in range(13):
-        line.come(number)
-        line.clock.advance(0)
-    assert line.made[12].fileno() < 0
-    line.line.stop()
-    assert {sock.fileno() for sock in line.made[10:]} == {-1}
-    line.clock.advance(1)
-    assert len(line.adopted) == 10
-
-
-def test_one_that_fails_keeps_nobody_behind_him_waiting(line: Line) -> None:
-    line.come(0, 1)
-    adopt = line.line._adopt
-
-    def fails_once(sock: socket.socket, octets: bytes) -> None:
-        line.line._adopt = adopt
-        raise RuntimeError("a fault")
-
-    line.line._adopt = fails_once
-    with pytest.raises(RuntimeError):
-        line.clock.advance(0)
+    line.come(0)
     line.clock.advance(0)
-    assert line.adopted == [(0.0, 1)]
+    line.come(1, 2, 3)
+    assert line.made[3].fileno() < 0
+    assert line.made[2].fileno() >= 0
+    line.line.stop()
+    assert {sock.fileno() for sock in line.made[1:]} == {-1}
+    line.clock.advance(1)
+    assert line.adopted == [(0.0, 0)]
