@@ -40,7 +40,7 @@ measure: .venv/test-ready packages
 	@exec .venv/bin/python benchmarks/measure.py
 
 bench-dns: .venv/test-ready packages
-	@PYTHONPATH=. exec .venv/bin/python benchmarks/dns.py
+	@exec .venv/bin/python -m benchmarks.dns
 
 chaos: .venv/test-ready packages
 	@exec .venv/bin/python -m tests.lab.chaos --minutes $(MINUTES)
