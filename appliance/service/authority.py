@@ -7,7 +7,6 @@ that was enrolled has its credential from the enrolment and can issue nothing.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +17,7 @@ from twisted.internet.defer import Deferred, gatherResults
 from twisted.logger import Logger
 
 from appliance.service.store import Issued, Store
+from appliance.service.wholefile import replace_whole
 from appliance.tunnel.certificates import (
     SERVICE_NAME,
     CertificateNotIssued,
@@ -291,7 +291,7 @@ class Authority:
         brought = read_crl(crl_pem, self.ca)
         if brought.number <= self.revoked.number:
             return False
-        _write(self._state / "revoked.pem", crl_pem)
+        replace_whole(self._state / "revoked.pem", crl_pem)
         self.revoked, self.revoked_pem = brought, crl_pem
         self._tell()
         return True
@@ -322,7 +322,7 @@ class Authority:
     def _make_ca(self) -> Credential:
         name = f"tunnel-appliance CA {self._wall():%Y-%m-%d}"
         made = make_authority(name, self._wall(), AUTHORITY_DAYS)
-        _write(self._state / "ca.pem", made.pem())
+        replace_whole(self._state / "ca.pem", made.pem())
         self._log.info("made a CA in {path}", path=self._state / "ca.pem")
         return made
 
@@ -342,14 +342,14 @@ class Authority:
                     wall=self._wall(),
                     days=AUTHORITY_DAYS,
                 )
-                _write(self._state / "server.pem", self.server.pem())
+                replace_whole(self._state / "server.pem", self.server.pem())
         if identity.nameserver_id is not None:
             self.nameserver = self._own("nameserver.pem", Role.NAMESERVER, identity.nameserver_id, [])
             if self.nameserver is None:
                 self.nameserver = issue_nameserver(
                     ca, nameserver_id=identity.nameserver_id, wall=self._wall(), days=AUTHORITY_DAYS
                 )
-                _write(self._state / "nameserver.pem", self.nameserver.pem())
+                replace_whole(self._state / "nameserver.pem", self.nameserver.pem())
 
     def _own(self, filename: str, role: Role, own_id: str, hosts: list[str]) -> Credential | None:
         """What the file holds, if it still says who we are."""
@@ -401,7 +401,7 @@ class Authority:
             if one.serial in wanted and one.revoked is not None
         }
         pem = make_crl(self._ca(), revoked, self.revoked.number + 1, self._wall())
-        _write(self._state / "revoked.pem", pem)
+        replace_whole(self._state / "revoked.pem", pem)
         self.revoked, self.revoked_pem = read_crl(pem, self.ca), pem
 
     # The rest
@@ -449,20 +449,3 @@ class Authority:
 
 def _cut(name: str, suffix: str) -> str:
     return name[: MAX_ID_CHARACTERS - len(suffix)].strip("._-") + suffix
-
-
-def _write(path: Path, octets: bytes) -> None:
-    """Replace a file whole, on disk before it has its name, readable by its owner only."""
-    new = path.with_name(f"{path.name}.new")
-    new.unlink(missing_ok=True)
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(octets)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -32,6 +32,18 @@ _LAST_OCTETS_SHOWN = 4_000
 _given: set[int] = set()
 T = TypeVar("T")
 
+HEADLESS = (
+    "--headless=new",
+    "--no-sandbox",  # for root
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+"""Chromium without a window, that asks nobody but whom it is told to."""
+
 
 def need(program: str) -> str:
     """The path of `program`; where it is missing the test is skipped (fails with `CI` set, as root)."""

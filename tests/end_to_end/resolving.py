@@ -44,7 +44,7 @@ class NoRetry(Crowd):
 
     def _come(self) -> None:
         cache = self._cache()
-        while not self._over.wait(self.pause_seconds):
+        while not self.over.wait(self.pause_seconds):
             number = next(self._numbers)
             visit = Visit(number, time.monotonic())
             addresses = cache.addresses()

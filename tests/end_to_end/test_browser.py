@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.end_to_end.programs import Process, need, wait_for
+from tests.end_to_end.programs import HEADLESS, Process, need, wait_for
 from tests.end_to_end.site import BIN, ZONE, Appliance, Nginx, Ports
 
 NAME = f"www.{ZONE}"
@@ -150,14 +150,7 @@ class Network:
             subprocess.run([need("certutil"), "-d", f"sql:{database}", *told], check=True, timeout=20)
         log = home / "net.json"
         options: list[str | Path] = [
-            "--headless=new",
-            "--no-sandbox",  # for root
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
+            *HEADLESS,
             f"--disable-features={BROWSER_FEATURES_OFF}",
             f"--user-data-dir={home / 'profile'}",
             f"--log-net-log={log}",

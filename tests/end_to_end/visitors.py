@@ -16,10 +16,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from tests.end_to_end.site import Nginx
+from tests.end_to_end.threads import Threads
 
 VISITOR_SECONDS = 10.0
 """No visitor waits longer for anything."""
@@ -87,7 +86,7 @@ class Losses:
         return f"{self.lost} of {self.requests} requests, {self.broken} of them after the connect"
 
 
-class Crowd:
+class Crowd(Threads):
     """Visitors of `name` who try the next of `addresses` when one fails, as browsers do."""
 
     _numbers = itertools.count(1)
@@ -103,27 +102,14 @@ class Crowd:
         self._name = name
         self._addresses = addresses
         self._port = port
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._come) for _ in range(threads)]
-
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__init__(threading.Thread(target=self._come) for _ in range(threads))
 
     def since(self, when: float) -> list[Visit]:
         """The visits that began after `when` and are over."""
         return [visit for visit in list(self.visits) if visit.began > when]
 
     def _come(self) -> None:
-        while not self._over.wait(self.pause_seconds):
+        while not self.over.wait(self.pause_seconds):
             number = next(self._numbers)
             visit = Visit(number, time.monotonic())
             turn = number % len(self._addresses)

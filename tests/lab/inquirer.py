@@ -14,8 +14,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 import dns.exception
 import dns.message
@@ -24,6 +22,7 @@ import dns.rrset
 
 from tests.end_to_end.namespaces import enter_network
 from tests.end_to_end.site import ZONE
+from tests.end_to_end.threads import Threads
 from tests.lab.bars import measured
 from tests.lab.wires import Host
 
@@ -48,7 +47,7 @@ class Heard:
     changes: list[tuple[float, str, frozenset[str]]] = field(default_factory=list)
 
 
-class Inquirer:
+class Inquirer(Threads):
     """Asks from `host`, from `with` to its end, every nameserver (name to address) for these names."""
 
     def __init__(
@@ -65,11 +64,10 @@ class Inquirer:
         self._name = name
         self._many = many
         self._pause = pause
-        self._over = threading.Event()
-        self._threads = [
+        super().__init__(
             threading.Thread(target=self._ask, args=(self.heard[nameserver], address))
             for nameserver, address in nameservers.items()
-        ]
+        )
 
     # What was heard
 
@@ -122,18 +120,6 @@ class Inquirer:
 
     # Asking
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
     def _ask(self, heard: Heard, address: str) -> None:
         enter_network(self._host.pid)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
@@ -144,7 +130,7 @@ class Inquirer:
                     if question.endswith("many") and not self._many:
                         continue
                     self._one(sock, heard, question)
-                if self._over.wait(self._pause):
+                if self.over.wait(self._pause):
                     return
 
     def _one(self, sock: socket.socket, heard: Heard, question: str) -> None:
@@ -157,7 +143,7 @@ class Inquirer:
         if answer is None:
             heard.unanswered.append(began)
             if began + ANSWER_SECONDS > time.monotonic():
-                self._over.wait(PAUSE_SECONDS)  # refused at once
+                self.over.wait(PAUSE_SECONDS)  # refused at once
             return
         heard.answered += 1
         now = time.monotonic()

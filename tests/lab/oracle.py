@@ -20,14 +20,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import dns.exception
 import dns.message
 import dns.query
 
 from tests.end_to_end.namespaces import enter_network
+from tests.end_to_end.threads import Threads
 from tests.lab.lab import SERVED, Lab
 
 NEXT_SECONDS = 0.25
@@ -80,7 +79,7 @@ class Tally:
         )
 
 
-class Visitors:
+class Visitors(Threads):
     """`with` it they come, `threads` of them at a time, each `pause` seconds after his last answer on the
     average; to `addresses`, or to what the resolver says.
     """
@@ -102,8 +101,7 @@ class Visitors:
         self._pause = pause
         self._given = addresses
         self._faults: list[tuple[float, float]] = []
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._come) for _ in range(threads)]
+        super().__init__(threading.Thread(target=self._come) for _ in range(threads))
 
     @contextmanager
     def fault(self) -> Iterator[None]:
@@ -150,21 +148,9 @@ class Visitors:
 
     # Coming
 
-    def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
-
     def _come(self) -> None:
         enter_network(self._lab.hosts["visitors"].pid)
-        while not self._over.wait(random.uniform(0.0, 2 * self._pause)):
+        while not self.over.wait(random.uniform(0.0, 2 * self._pause)):
             visit = Visit(next(self._numbers), random.choice(self._names), time.monotonic())
             try:
                 visit.client = self._visit(visit)

@@ -12,7 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.end_to_end.programs import need
+from tests.end_to_end.programs import HEADLESS, need
+from tests.end_to_end.threads import Threads
 from tests.lab.bars import measured
 from tests.lab.lab import SHARED, Lab
 
@@ -21,21 +22,10 @@ PAUSE_SECONDS = 0.2
 _MOUNTED = (
     'mount --bind "$1" /etc/resolv.conf && mount --bind "$2" /etc/nsswitch.conf && shift 2 && exec "$@"'
 )
-_OPTIONS = (
-    "--headless=new",
-    "--no-sandbox",  # for root
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--timeout=12000",
-    "--dump-dom",
-)
+_OPTIONS = (*HEADLESS, "--timeout=12000", "--dump-dom")
 
 
-class CurlAndChromium:
+class CurlAndChromium(Threads):
     """`with` it they ask for pages, one after the other."""
 
     def __init__(self, lab: Lab) -> None:
@@ -59,28 +49,23 @@ class CurlAndChromium:
         ]
         self._url = f"https://{SHARED[0]}/"
         self.counted = {"curl": [0, 0], "chromium": [0, 0]}
-        self._over = threading.Event()
         asking = {"curl": self._curl, "chromium": self._chromium}
-        self._threads = [threading.Thread(target=self._ask, args=item) for item in asking.items()]
+        super().__init__(threading.Thread(target=self._ask, args=item) for item in asking.items())
 
     def __enter__(self) -> Self:
         self._trust()
-        for thread in self._threads:
-            thread.start()
-        return self
+        return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
+        super().__exit__(kind, error, trace)
         for program, (asked, failed) in self.counted.items():
             measured(program, f"{asked} pages, {failed} failed")
 
     def _ask(self, program: str, page: object) -> None:
         assert callable(page)
-        while not self._over.wait(PAUSE_SECONDS):
+        while not self.over.wait(PAUSE_SECONDS):
             said = page()
             self.counted[program][0] += 1
             if "id='who'" not in said.replace('"', "'"):

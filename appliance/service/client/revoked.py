@@ -6,13 +6,13 @@ brought the list.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from cryptography import x509
 from twisted.logger import Logger
 
+from appliance.service.wholefile import replace_whole
 from appliance.tunnel.crl import CrlRefused, RevocationList, read_crl
 
 FILE = "revoked.pem"
@@ -49,12 +49,7 @@ class Revoked:
         return True
 
     def _keep(self, pem: bytes) -> None:
-        new = self._path.with_name(f"{FILE}.new")
         try:
-            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
-            new.replace(self._path)
+            replace_whole(self._path, pem)
         except OSError as error:  # it holds for this run all the same
             self._log.warn("{path}: cannot be kept: {why}", path=self._path, why=error.strerror)

@@ -133,9 +133,9 @@ class ManyAtOnce:
         stride = ffi.sizeof("struct mmsghdr") // words.itemsize
         self._lengths = words[ffi.offsetof("struct mmsghdr", "msg_len") // words.itemsize :: stride]
         self._ports = memoryview(self._names).cast("B").cast("H")[_PORT_AT.start // 2 :: _NAME_OCTETS // 2]
+        start, stop = self._address_at.start, self._address_at.stop
         self._places = [
-            (at * RECEIVE_OCTETS, slice(start + at * _NAME_OCTETS, stop + at * _NAME_OCTETS))
-            for start, stop in [(self._address_at.start, self._address_at.stop)]
+            (at * RECEIVE_OCTETS, slice(at * _NAME_OCTETS + start, at * _NAME_OCTETS + stop))
             for at in range(count)
         ]
         if self._receive(self._descriptor, self._incoming, 0, socket.MSG_DONTWAIT, ffi.NULL) < 0:
