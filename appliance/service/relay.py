@@ -34,6 +34,8 @@ _PIPE_OCTETS = 1 << 18
 _PIPES_AT_MOST = 192
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
+_ARRIVED = READABLE | ENDING
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -68,7 +70,7 @@ class Ended:
     error: OSError | None
 
 
-class _Pipes:
+class Pipes:
     """The pipes of bulky flows: a few, and none is kept by an idle one."""
 
     def __init__(self) -> None:
@@ -107,121 +109,274 @@ class _Pipes:
 
 
 class _Flow:
-    """One direction of a pair."""
+    """One direction of a pair, from its source to its sink.
+
+    =======  ==================================  =========================  ==============================
+    state    what it holds                       its source is ready        its sink is ready
+    =======  ==================================  =========================  ==============================
+    quick    nothing, and its source is drained  one read, one write        nothing to do
+    pumping  what one read gave, or one pipe,    if nothing is held: read   write; then read and write on,
+             or the source's end                 and write until one end    or pass the end on
+                                                 would block
+    over     nothing: the sink was told the end  nothing to do              nothing to do
+    =======  ==================================  =========================  ==============================
+    """
 
     __slots__ = (
         "again_due",
+        "back",
+        "bare",
         "blocked",
         "finished",
         "holding",
+        "joined",
         "octets",
         "pipe",
         "pipe_octets",
+        "quick",
         "read_end",
+        "recv",
+        "send",
         "sink",
         "source",
-        "spliceable",
         "unsure",
         "waiting",
     )
 
-    def __init__(self, source: Wire, sink: Wire, first: bytes) -> None:
+    back: _Flow
+    """The other direction."""
+
+    def __init__(self, joined: Joined, source: Wire, sink: Wire, first: bytes, bare: bool) -> None:
+        """``bare``: both ends are TCP sockets, and nothing stands before them."""
+        self.joined = joined
         self.source = source
         self.sink = sink
+        self.recv = source.recv
+        self.send = sink.send
+        self.bare = bare
         self.waiting = first  # read and not yet written
         self.pipe: tuple[int, int] | None = None  # borrowed while bulky
         self.pipe_octets = 0
         self.octets = len(first)
+        self.quick = False
         self.read_end = False  # the source has ended
         self.finished = False  # and the sink was told so
         self.blocked = False  # the sink takes nothing more for now
         self.again_due = False  # its slice was used up, and its next one is booked
         # An end of stream may stand behind the octets although no further edge will tell: read until EAGAIN.
         self.unsure = True
-        self.spliceable = _is_tcp(source) and _is_tcp(sink)
         self.holding: _HoldingWire | None = cast(_HoldingWire, sink) if hasattr(sink, "flush") else None
+
+    def ready(self, events: int) -> None:
+        """The source's socket is ready (HOT)."""
+        if self.quick and not events & ENDING:
+            try:
+                octets = self.recv(_READ_OCTETS)
+            except BlockingIOError:  # it is writable, and nobody waits for that
+                return
+            except OSError as error:
+                self.joined.end(error)
+                return
+            size = len(octets)
+            self.octets += size
+            try:
+                sent = self.send(octets)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self.joined.end(error)
+                return
+            # A short read took all there was: what comes later, the end as well, is a new edge.
+            if sent != size or not 0 < size < _READ_OCTETS:
+                self._go_on(octets, sent)
+            return
+        if events & _ARRIVED:
+            self._source_ready(events)
+        if events & WRITABLE and self.back.blocked:
+            self.back.pump()
+
+    def _go_on(self, octets: bytes, sent: int) -> None:
+        """What was read does not fit, filled the read, or is the end: no longer quick."""
+        self.waiting = octets[sent:]
+        if not octets:
+            self.read_end = True
+        elif len(octets) == _READ_OCTETS:
+            self.pipe = self.joined.relay.pipes.borrow()
+        self.pump()
+
+    def _source_ready(self, events: int) -> None:
+        if events & ENDING:
+            self.unsure = True
+            # Reading tells of a reset, except where the flow does not read: there one has to ask.
+            if events & FAILED and (self.blocked or self.read_end):
+                error = _error_of(self.source)
+                if error is not None:
+                    self.joined.end(error)
+                    return
+        if not self.blocked:
+            self.pump()
+
+    def pump(self) -> None:
+        """Move what can be moved now, if the pair is not over."""
+        joined = self.joined
+        if joined.over:
+            return
+        try:
+            if self._move() and not self.again_due:
+                self.again_due = True
+                joined.relay.readiness.again(self._pump_again)
+        except OSError as error:
+            joined.end(error)
+            return
+        if self.finished:
+            if self.back.finished:
+                joined.end(None)
+            return
+        self._judge()
+        self.back._judge()
+
+    def _judge(self) -> None:
+        """Whether the next event of the source can only mean: read, and write what was read."""
+        self.quick = self.bare and not (
+            self.blocked or self.back.blocked or self.unsure or self.read_end or self.again_due
+        )
+
+    def _pump_again(self) -> None:
+        self.again_due = False
+        self.pump()
+
+    def _move(self) -> bool:
+        """Write what waits, read, write, until one end would block. True: only the slice is used up, go on
+        soon.
+        """
+        budget = _SLICE_OCTETS
+        drained = False
+        try:
+            while True:
+                self.blocked = True
+                if not self._written():
+                    return False
+                self.blocked = False
+                if self.read_end:
+                    self._finish()
+                    return False
+                if drained:
+                    return False
+                if budget <= 0:
+                    return True
+                got = self._read()
+                if got == 0:
+                    continue  # the source's end, or a step from one way of moving to the other
+                self.octets += got
+                budget -= got
+                drained = got < _READ_OCTETS and self.pipe is None and self.bare and not self.unsure
+        except BlockingIOError:
+            return False
+
+    def _written(self) -> bool:
+        """Write out what is held. False (or BlockingIOError) when the sink does not take all of it."""
+        while self.pipe_octets:
+            assert self.pipe is not None
+            sink = self.sink.fileno()
+            self.pipe_octets -= os.splice(self.pipe[0], sink, self.pipe_octets, flags=_SPLICE_FLAGS)
+        while self.waiting:
+            self.waiting = self.waiting[self.send(self.waiting) :]
+        return self.holding is None or self.holding.flush()
+
+    def _read(self) -> int:
+        """One read; the number of octets that it gave, 0 where another look is needed. Raises BlockingIOError
+        when drained.
+        """
+        if self.pipe is not None:
+            try:
+                # A length of 0 would return 0 as well, without meaning the end: the pipe is empty here.
+                got = os.splice(self.source.fileno(), self.pipe[1], _PIPE_OCTETS, flags=_SPLICE_FLAGS)
+            except BlockingIOError:
+                self.release_pipe()
+                self.unsure = False
+                raise
+            self.pipe_octets = got
+            if not got:
+                self.read_end = True
+            return got
+        try:
+            octets = self.recv(_READ_OCTETS)
+        except BlockingIOError:
+            self.unsure = False
+            raise
+        if not octets:
+            self.read_end = True
+            return 0
+        self.waiting = octets
+        if len(octets) == _READ_OCTETS and self.bare:
+            self.pipe = self.joined.relay.pipes.borrow()
+        return len(octets)
+
+    def _finish(self) -> None:
+        """The source's end is passed on, once all of it is out."""
+        self.release_pipe()
+        if not self.finished:
+            try:
+                self.sink.shutdown(socket.SHUT_WR)
+            except OSError as error:
+                if error.errno != errno.ENOTCONN:  # the sink has already closed both ways
+                    raise
+        self.finished = self.holding is None or self.holding.flush()
+        self.blocked = not self.finished
+
+    def release_pipe(self) -> None:
+        """Give the pipe back; one with octets in it is closed, so that nobody gets another's octets."""
+        if self.pipe is not None:
+            self.joined.relay.pipes.give_back(self.pipe, clean=self.pipe_octets == 0)
+            self.pipe = None
+            self.pipe_octets = 0
 
 
 class Joined:
     """Two wires that are one connection now."""
 
-    __slots__ = ("_a_to_b", "_b_to_a", "_ended", "_over", "_relay")
+    __slots__ = ("_ended", "from_a", "from_b", "over", "relay")
 
     def __init__(
         self, relay: Relay, a: Wire, b: Wire, to_a: bytes, to_b: bytes, ended: Callable[[Ended], None]
     ) -> None:
-        self._relay = relay
+        self.relay = relay
+        self.over = False
         self._ended = ended
-        self._over = False
-        self._a_to_b = _Flow(a, b, to_b)
-        self._b_to_a = _Flow(b, a, to_a)
-
-    def a_ready(self, events: int) -> None:
-        self._ready(events, self._a_to_b, self._b_to_a)
-
-    def b_ready(self, events: int) -> None:
-        self._ready(events, self._b_to_a, self._a_to_b)
+        bare = _is_tcp(a) and _is_tcp(b)
+        self.from_a = _Flow(self, a, b, to_b, bare)
+        self.from_b = _Flow(self, b, a, to_a, bare)
+        self.from_a.back = self.from_b
+        self.from_b.back = self.from_a
 
     def abort(self) -> None:
         """End both at once, with a reset: what is under way is lost and both ends learn that it is."""
-        self._end(OSError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED)))
+        self.end(OSError(errno.ECONNABORTED, os.strerror(errno.ECONNABORTED)))
 
-    def _ready(self, events: int, outward: _Flow, inward: _Flow) -> None:
-        """``outward`` comes from the wire that is ready, ``inward`` goes to it."""
-        if events & (READABLE | ENDING):
-            if events & ENDING:
-                outward.unsure = True
-                # Reading tells of a reset, except where the flow does not read: there one has to ask.
-                if events & FAILED and (outward.blocked or outward.read_end) and self._failed(outward.source):
-                    return
-            if not outward.blocked:
-                self.pump(outward)
-        if events & WRITABLE and inward.blocked and not self._over:
-            self.pump(inward)
-
-    def _failed(self, wire: Wire) -> bool:
-        sock = _socket_of(wire)
-        number = 0 if sock is None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if not number:
-            return False
-        self._end(OSError(number, os.strerror(number)))
-        return True
-
-    def pump(self, flow: _Flow) -> None:
-        """Move what can be moved now."""
-        if self._over:
+    def end(self, error: OSError | None) -> None:
+        """Close both wires, with a reset where there was an error, and tell whoever joined them."""
+        if self.over:
             return
-        try:
-            if self._relay.move(flow) and not flow.again_due:
-                flow.again_due = True
-                self._relay.readiness.again(lambda: self._pump_again(flow))
-        except OSError as error:
-            self._end(error)
-            return
-        if flow.finished and self._a_to_b.finished and self._b_to_a.finished:
-            self._end(None)
-
-    def _pump_again(self, flow: _Flow) -> None:
-        flow.again_due = False
-        self.pump(flow)
-
-    def _end(self, error: OSError | None) -> None:
-        if self._over:
-            return
-        self._over = True
-        for flow in (self._a_to_b, self._b_to_a):
-            self._relay.release_pipe(flow)
-            source = flow.source
+        self.over = True
+        for flow in (self.from_a, self.from_b):
+            flow.release_pipe()
             if error is not None:
-                reset_on_close(source)
-            self._relay.readiness.forget(source)
-            source.close()
-        self._relay.joined.discard(self)
-        self._ended(Ended(self._a_to_b.octets, self._b_to_a.octets, error))
+                reset_on_close(flow.source)
+            self.relay.readiness.forget(flow.source)
+            flow.source.close()
+        self.relay.joined.discard(self)
+        self._ended(Ended(self.from_a.octets, self.from_b.octets, error))
 
 
 def _is_tcp(wire: Wire) -> bool:
     return isinstance(wire, socket.socket) and wire.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _error_of(wire: Wire) -> OSError | None:
+    """What has failed at a wire, for which nobody has asked yet."""
+    sock = _socket_of(wire)
+    number = 0 if sock is None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    return OSError(number, os.strerror(number)) if number else None
 
 
 def _socket_of(wire: Wire) -> socket.socket | None:
@@ -243,7 +398,7 @@ class Relay:
     def __init__(self, readiness: Readiness) -> None:
         self.readiness = readiness
         self.joined: set[Joined] = set()
-        self._pipes = _Pipes()
+        self.pipes = Pipes()
 
     def join(
         self,
@@ -262,111 +417,18 @@ class Relay:
         """
         joined = Joined(self, a, b, to_a, to_b, ended)
         self.joined.add(joined)
-        for wire, ready in ((a, joined.a_ready), (b, joined.b_ready)):
-            sock = _socket_of(wire)
+        for flow in (joined.from_a, joined.from_b):
+            sock = _socket_of(flow.source)
             if sock is not None:
                 with suppress(OSError):  # already reset by its peer: the first read will tell
                     keepalive.of_joined(sock)
-            self.readiness.change(wire, ready)
-        joined.pump(joined._a_to_b)
-        joined.pump(joined._b_to_a)
+            self.readiness.change(flow.source, flow.ready)
+        joined.from_a.pump()
+        joined.from_b.pump()
         return joined
-
-    @property
-    def pipes_open(self) -> int:
-        """The pipes there are now, borrowed or idle."""
-        return self._pipes.open
 
     def stop(self) -> None:
         """End every pair and close the pipes."""
         for joined in list(self.joined):
             joined.abort()
-        self._pipes.close()
-
-    def move(self, flow: _Flow) -> bool:
-        """Write what waits, read, write, until one end would block. True: only the slice is used up, go on
-        soon.
-        """
-        budget = _SLICE_OCTETS
-        # A short read from a socket that has not ended took all there was; an octet that comes later is a new
-        # edge.
-        drained = False
-        try:
-            while True:
-                flow.blocked = True
-                if not self._written(flow):
-                    return False
-                flow.blocked = False
-                if flow.read_end:
-                    self._finish(flow)
-                    return False
-                if drained:
-                    return False
-                if budget <= 0:
-                    return True
-                got = self._read(flow)
-                if got == 0:
-                    continue  # the source's end, or a step from one way of moving to the other
-                flow.octets += got
-                budget -= got
-                drained = got < _READ_OCTETS and flow.pipe is None and flow.spliceable and not flow.unsure
-        except BlockingIOError:
-            return False
-
-    def _written(self, flow: _Flow) -> bool:
-        """Write out what the flow holds. False (or BlockingIOError) when the sink does not take all of it."""
-        while flow.pipe_octets:
-            assert flow.pipe is not None
-            sink = flow.sink.fileno()
-            flow.pipe_octets -= os.splice(flow.pipe[0], sink, flow.pipe_octets, flags=_SPLICE_FLAGS)
-        while flow.waiting:
-            flow.waiting = flow.waiting[flow.sink.send(flow.waiting) :]
-        return flow.holding is None or flow.holding.flush()
-
-    def _read(self, flow: _Flow) -> int:
-        """One read; the number of octets that it gave, 0 where another look is needed. Raises BlockingIOError
-        when drained.
-        """
-        if flow.pipe is not None:
-            try:
-                # A length of 0 would return 0 as well, without meaning the end: the pipe is empty here.
-                got = os.splice(flow.source.fileno(), flow.pipe[1], _PIPE_OCTETS, flags=_SPLICE_FLAGS)
-            except BlockingIOError:
-                self.release_pipe(flow)
-                flow.unsure = False
-                raise
-            flow.pipe_octets = got
-            if not got:
-                flow.read_end = True
-            return got
-        try:
-            octets = flow.source.recv(_READ_OCTETS)
-        except BlockingIOError:
-            flow.unsure = False
-            raise
-        if not octets:
-            flow.read_end = True
-            return 0
-        flow.waiting = octets
-        if len(octets) == _READ_OCTETS and flow.spliceable:
-            flow.pipe = self._pipes.borrow()
-        return len(octets)
-
-    def _finish(self, flow: _Flow) -> None:
-        """The source's end is passed on, once all of it is out."""
-        self.release_pipe(flow)
-        if not flow.finished:
-            try:
-                flow.sink.shutdown(socket.SHUT_WR)
-            except OSError as error:
-                if error.errno != errno.ENOTCONN:  # the sink has already closed both ways
-                    raise
-        flow.finished = flow.holding is None or flow.holding.flush()
-        flow.blocked = not flow.finished
-
-    def release_pipe(self, flow: _Flow) -> None:
-        """Give the pipe back; one with octets in it is closed, so that nobody gets another's octets."""
-        if flow.pipe is not None:
-            self._pipes.give_back(flow.pipe, clean=flow.pipe_octets == 0)
-            flow.pipe = None
-            flow.pipe_octets = 0
+        self.pipes.close()

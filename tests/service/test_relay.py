@@ -90,7 +90,7 @@ def ends() -> Iterator[Ends]:
         made.left.close()
         made.right.close()
         made.relay.stop()
-        assert made.relay.pipes_open == 0
+        assert made.relay.pipes.open == 0
     assert sockets() == before
 
 
@@ -219,7 +219,7 @@ def test_bulk_both_ways_at_once(buffers: int | None) -> None:
         reactor.until(lambda: ends.ended)
         assert (ends.ended[0].octets_from_a, ends.ended[0].octets_from_b) == (size, size)
         ends.relay.stop()
-        assert ends.relay.pipes_open == 0
+        assert ends.relay.pipes.open == 0
 
 
 class ChoppyWire:
@@ -316,5 +316,5 @@ def test_any_wires_and_sizes(sizes: list[int], outward: int, inward: int, choppy
         assert got == {left: inward, right: outward}
         assert ends.ended[0].error is None
         ends.relay.stop()
-        assert ends.relay.pipes_open == 0
+        assert ends.relay.pipes.open == 0
     assert sockets() == before

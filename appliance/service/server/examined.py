@@ -166,7 +166,7 @@ class Examined:
 
     def _ready(self, events: int) -> None:
         if self.joined is not None:
-            self.joined.a_ready(events)
+            self.joined.from_a.ready(events)
 
     def _wait(self, seconds: float, then: Any) -> None:
         if self._timer is not None and self._timer.active():
