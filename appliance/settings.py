@@ -257,6 +257,12 @@ class NameSettings:
         "`false`",
         default=False,
     )
+    forwarded: Literal["add", "off"] = _doc(
+        "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
+        " visitor sent in these fields is then taken out.",
+        '`"off"`',
+        default="off",
+    )
 
 
 @attrs.frozen
@@ -286,6 +292,12 @@ class ClientSettings:
         "`false`",
         default=False,
     )
+    forwarded: Literal["add", "off"] = _doc(
+        "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
+        " visitor sent in these fields is then taken out.",
+        '`"off"`',
+        default="off",
+    )
     drain_seconds: int = _doc(
         "How long its visitors may go on when the client ends (SIGTERM).",
         "`30`",
@@ -297,7 +309,7 @@ class ClientSettings:
         """How `name` is served: its own table, or what the top of the file says."""
         if name in self.names:
             return self.names[name]
-        return NameSettings(self.tls_origin, self.http_origin, self.http, self.proxy_protocol)
+        return NameSettings(self.tls_origin, self.http_origin, self.http, self.proxy_protocol, self.forwarded)
 
 
 def read_appliance(

@@ -36,6 +36,8 @@ KINDS = {
     "Literal['own', 'rfc9018', 'off']": '`"own"`, `"rfc9018"` or `"off"`',
     'Literal["own", "rfc9018", "off"]': '`"own"`, `"rfc9018"` or `"off"`',
     'Literal["redirect", "serve"]': '`"redirect"` or `"serve"`',
+    "Literal['add', 'off']": '`"add"` or `"off"`',
+    'Literal["add", "off"]': '`"add"` or `"off"`',
 }
 
 INTRODUCTION = """\

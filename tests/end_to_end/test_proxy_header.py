@@ -137,6 +137,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nginx_takes_a_visitor_by_ipv6(site: Site, scheme: str) -> None:
+    port = site.ports.http if scheme == "http" else site.ports.tls
+    where = ("-w", "|visitor %{local_ip}:%{local_port}")
+    said = site.curl(f"{scheme}://www.{ZONE}/from", *by_ipv6(site), *where)
+    got, _, expected = said.partition("|")
+    assert got == f"{expected} server ::1:{port}"
+
+
+def by_ipv6(site: Site) -> list[str]:
+    """Options that have curl come over IPv6."""
+    to = (f":80:[::1]:{site.ports.http}", f":443:[::1]:{site.ports.tls}")
+    return [option for each in to for option in ("--connect-to", each)]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_nginx_logs_the_visitor(site: Site, scheme: str) -> None:
     port = site.ports.http if scheme == "http" else site.ports.tls
     said = site.curl(
@@ -248,13 +263,15 @@ frontend origin
         yield process
 
 
+@pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("scheme", "version"), [("http", "HTTP/1.1"), ("https", "HTTP/2.0")])
-def test_haproxy_accepts_the_header(site: Site, haproxy: Process, scheme: str, version: str) -> None:
+def test_haproxy_accepts_the_header(
+    site: Site, haproxy: Process, scheme: str, version: str, family: int
+) -> None:
     port = site.ports.http if scheme == "http" else site.ports.tls
     said = site.curl(
         f"{scheme}://haproxy.{ZONE}/",
-        "--interface",
-        VISITOR,
+        *(["--interface", VISITOR] if family == 4 else by_ipv6(site)),
         "-w",
         "|%{local_ip}:%{local_port} to %{remote_ip}",
     )

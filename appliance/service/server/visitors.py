@@ -9,7 +9,6 @@ it.
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import socket
 import struct
@@ -24,9 +23,10 @@ from appliance.ingress.requests import Requests
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
 from appliance.service.server.examined import Examined
-from appliance.service.server.lanes import PLAIN, TLS, Lane
+from appliance.service.server.lanes import Lane
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
+from appliance.service.server.visit import Outcome, Request, Visit
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 from appliance.tunnel.routes import Routes
@@ -54,16 +54,6 @@ _READ_OCTETS = 1 << 16
 
 _INTERNAL_ERROR = 80  # RFC 8446 6.2
 
-
-class Outcome(enum.Enum):
-    """Why a visitor is refused; the values are the HTTP statuses."""
-
-    NEVER_KNOWN = 404
-    ORIGIN_FAILED = 502
-    NO_CLIENT = 503
-    ORIGIN_SILENT = 504
-
-
 _OUTCOMES: dict[int, Outcome] = {
     Status.ORIGIN_REFUSED: Outcome.ORIGIN_FAILED,
     Status.ORIGIN_UNREACHABLE: Outcome.ORIGIN_FAILED,
@@ -71,70 +61,6 @@ _OUTCOMES: dict[int, Outcome] = {
     Status.NO_ORIGIN: Outcome.ORIGIN_FAILED,
     Status.BUSY: Outcome.NO_CLIENT,
 }
-
-
-class _Visit:
-    """A visitor who is not joined yet."""
-
-    __slots__ = (
-        "ahead",
-        "alpn",
-        "checked",
-        "destination",
-        "examined",
-        "give_up",
-        "head",
-        "host",
-        "lane",
-        "lane_since",
-        "lanes_tried",
-        "outcome",
-        "parked",
-        "rest",
-        "session",
-        "since",
-        "sock",
-        "source",
-        "tried",
-        "unsent",
-    )
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        host: str,
-        *,
-        head: RequestHead | None,
-        ahead: bytes,
-        rest: bytes,
-        alpn: bytes | None = None,
-        examined: Examined | None = None,
-    ) -> None:
-        """``head`` and ``examined`` (his wire) are those of a visitor on the HTTP port."""
-        self.sock = sock
-        self.host = host
-        self.ahead = ahead
-        self.rest = rest
-        self.alpn = alpn
-        self.head = head
-        self.examined = examined
-        self.source = sock.getpeername()[:2]
-        self.destination = sock.getsockname()[:2]
-        self.parked = False
-        self.since = 0.0  # parked, or with this client
-        self.tried: list[Session] = []
-        self.outcome = Outcome.NO_CLIENT
-        self.session: Session | None = None
-        self.give_up: Callable[[], None] | None = None  # while waiting for a lane
-        self.lane: Lane | None = None
-        self.lane_since = 0.0  # he may have waited for it
-        self.lanes_tried = 0
-        self.checked = False  # that the lane's octets were acknowledged
-        self.unsent = b""
-
-    @property
-    def kind(self) -> str:
-        return PLAIN if self.head is None else TLS
 
 
 class Visitors:
@@ -165,7 +91,7 @@ class Visitors:
         self._known_as = known_as
         self._https_port = https_port
         self._unique_id = unique_id
-        self._waiting: dict[_Visit, None] = {}
+        self._waiting: dict[Visit, None] = {}
         self._parked = 0
         self._sweep: Any = None
 
@@ -177,16 +103,17 @@ class Visitors:
     def tls_arrived(self, sock: socket.socket, host: str, hello: ClientHello) -> None:
         """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.
         """
-        alpn = hello.alpn[0] if hello.alpn else None
-        self._admit(sock, host, head=None, ahead=hello.octets, rest=hello.rest, alpn=alpn)
+        self._admit(sock, lambda: Visit(sock, host, hello))
 
     def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
         """A visitor on the HTTP port: the head of his first request, and all ``octets`` that were read."""
         requests = Requests(head.host)
-        allowed = requests.from_visitor(octets)
-        ahead = allowed[: len(head.octets)] if head.bodiless else b""
-        wire = Examined(sock, requests, self._clock)
-        self._admit(sock, head.host, head=head, ahead=ahead, rest=allowed[len(ahead) :], examined=wire)
+        requests.from_visitor(head.octets)
+        if requests.refusal is not None:
+            self.refuse(sock, requests.refusal)
+            return
+        rest = octets[len(head.octets) :]
+        self._admit(sock, lambda: Request(sock, head, rest, requests, self._clock))
 
     def name_served(self, name: str) -> None:
         """A name has a session now: who was parked for it goes on."""
@@ -213,9 +140,9 @@ class Visitors:
         if self._sweep is not None and self._sweep.active():
             self._sweep.cancel()
 
-    def _admit(self, sock: socket.socket, host: str, **what: Any) -> None:
+    def _admit(self, sock: socket.socket, made: Callable[[], Visit]) -> None:
         try:
-            visit = _Visit(sock, host, **what)
+            visit = made()
         except OSError:  # reset meanwhile: it has no peer any more
             self._close(sock)
             return
@@ -228,7 +155,7 @@ class Visitors:
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
         self._begin(visit)
 
-    def _begin(self, visit: _Visit) -> None:
+    def _begin(self, visit: Visit) -> None:
         if visit.head is not None:
             offers = self._routes.offers(visit.host) if self._is_served(visit.host) else []
             if offers and all(offer.http != "serve" for offer in offers):
@@ -237,7 +164,7 @@ class Visitors:
                 return
         self._next_client(visit)
 
-    def _next_client(self, visit: _Visit) -> None:
+    def _next_client(self, visit: Visit) -> None:
         http = visit.head is not None
         session = None
         if len(visit.tried) < _CLIENTS_AT_MOST and self._is_served(visit.host):
@@ -272,18 +199,18 @@ class Visitors:
             return served_as is not None
         return known_as != host and len(served_as) > len(known_as)
 
-    def _unpark(self, visit: _Visit) -> None:
+    def _unpark(self, visit: Visit) -> None:
         visit.parked = False
         self._parked -= 1
 
-    def _take_lane(self, visit: _Visit, session: Session) -> None:
+    def _take_lane(self, visit: Visit, session: Session) -> None:
         visit.lanes_tried += 1
         # A lane may be there at once: then give_up is of no use any more when take() returns.
         give_up = session.lanes.take(visit.kind, lambda lane: self._lane_taken(visit, session, lane))
         if visit.lane is None and visit in self._waiting and visit.session is session:
             visit.give_up = give_up
 
-    def _lane_taken(self, visit: _Visit, session: Session, lane: Lane) -> None:
+    def _lane_taken(self, visit: Visit, session: Session, lane: Lane) -> None:
         header = ProxyHeader(
             source=visit.source,
             destination=visit.destination,
@@ -296,11 +223,13 @@ class Visitors:
         visit.lane = lane
         visit.lane_since = self._clock.seconds()
         visit.checked = False
+        offer = self._routes.offer(visit.host, session)
+        visit.going_to(forwarded=offer is not None and offer.forwarded)
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
         self._lane_ready(visit, lane, READABLE | WRITABLE)
 
-    def _lane_ready(self, visit: _Visit, lane: Lane, events: int) -> None:
+    def _lane_ready(self, visit: Visit, lane: Lane, events: int) -> None:
         if visit.lane is not lane:
             return
         try:
@@ -317,7 +246,7 @@ class Visitors:
         if events & (READABLE | ENDING):
             self._read_status(visit, lane)
 
-    def _read_status(self, visit: _Visit, lane: Lane) -> None:
+    def _read_status(self, visit: Visit, lane: Lane) -> None:
         try:
             octets = lane.wire.recv(_READ_OCTETS)
         except BlockingIOError:
@@ -333,7 +262,7 @@ class Visitors:
             visit.outcome = _OUTCOMES.get(octets[0], Outcome.ORIGIN_FAILED)
             self._next_client(visit)
 
-    def _lane_died(self, visit: _Visit) -> None:
+    def _lane_died(self, visit: Visit) -> None:
         """The lane is at fault, not yet its client: another lane of his first."""
         self._drop_lane(visit)
         session = visit.session
@@ -343,7 +272,7 @@ class Visitors:
             visit.outcome = Outcome.NO_CLIENT
             self._next_client(visit)
 
-    def _join(self, visit: _Visit, lane: Lane, to_visitor: bytes) -> None:
+    def _join(self, visit: Visit, lane: Lane, to_visitor: bytes) -> None:
         session = visit.session
         assert session is not None
         del self._waiting[visit]
@@ -354,15 +283,14 @@ class Visitors:
         def ended(_: Ended) -> None:
             audience.difference_update(pair)
 
-        wire = visit.sock if visit.examined is None else visit.examined
-        joined = self._relay.join(wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.rest)
-        if visit.examined is not None:
-            visit.examined.joined = joined
+        joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.behind())
+        if isinstance(visit.wire, Examined):  # it books the relay's next read
+            visit.wire.joined = joined
         if joined in self._relay.joined:
             pair.append(joined)
             audience.add(joined)
 
-    def _visitor_ready(self, visit: _Visit, events: int) -> None:
+    def _visitor_ready(self, visit: Visit, events: int) -> None:
         """While he waits, all that matters of a visitor is whether he was reset; his end of stream is read
         after the join.
         """
@@ -395,12 +323,12 @@ class Visitors:
         if self._waiting:
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
 
-    def _others_left(self, visit: _Visit) -> bool:
+    def _others_left(self, visit: Visit) -> bool:
         return len(visit.tried) < _CLIENTS_AT_MOST and self._routes.has_other(
             visit.host, http=visit.head is not None, excluding=visit.tried
         )
 
-    def _refuse(self, visit: _Visit, outcome: Outcome) -> None:
+    def _refuse(self, visit: Visit, outcome: Outcome) -> None:
         if visit.head is not None:
             self._part(visit, refusal.http(outcome.value, method=visit.head.method))
         elif outcome is Outcome.NEVER_KNOWN:
@@ -408,18 +336,18 @@ class Visitors:
         else:
             self._part(visit, refusal.alert(_INTERNAL_ERROR))
 
-    def _part(self, visit: _Visit, octets: bytes) -> None:
+    def _part(self, visit: Visit, octets: bytes) -> None:
         self._waiting.pop(visit, None)
         self._parting.part(visit.sock, octets)
 
-    def _cancel(self, visit: _Visit) -> None:
+    def _cancel(self, visit: Visit) -> None:
         self._waiting.pop(visit, None)
         if visit.parked:
             self._unpark(visit)
         self._drop_lane(visit)
         self._close(visit.sock)
 
-    def _drop_lane(self, visit: _Visit) -> None:
+    def _drop_lane(self, visit: Visit) -> None:
         """Give up the lane, or the wait for one. A reset, so that the client stops at once what it began."""
         if visit.give_up is not None:
             visit.give_up()
@@ -433,7 +361,6 @@ class Visitors:
     def _close(self, wire: Wire) -> None:
         self._readiness.forget(wire)
         wire.close()
-
 
 
 def _unacknowledged(wire: Wire) -> bool:

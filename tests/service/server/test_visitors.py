@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from typing import cast
 import pytest
 
 from appliance.ingress.clienthello import ClientHello
+from appliance.ingress.forwarded import forwarded as forwarded_head
 from appliance.ingress.httphead import HeadReader
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined, Relay
 from appliance.service.server import visitors
-from appliance.service.server.lanes import Lanes, SessionLanes
+from appliance.service.server.lanes import TLS, Lane, Lanes, SessionLanes
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
@@ -367,6 +369,44 @@ def test_http_is_redirected_where_nobody_serves_it(ground: Ground) -> None:
     answer = ground.told(ground.ask(GET))
     assert answer.startswith(b"HTTP/1.1 308 ")
     assert b"Location: https://www.example.com:8443/path?q\r\n" in answer
+
+
+def test_the_client_that_gets_him_says_whether_requests_tell_who_he_is(ground: Ground) -> None:
+    lanes = []
+    for forwarded in (False, True):
+        ground.client(Offer(True, "serve", forwarded), lanes=0)
+        client = list(ground.clients.values())[-1]
+        near, far = tcp_pair()
+        ground._open.append(near)
+        ground.readiness.register(far, lambda events: None)
+        preface = write_preface(client.lanes.keys, client.session_id, 1)
+        client.lanes.add(Lane(far, client.lanes.keys, read_preface(preface)), TLS)
+        lanes.append(OneLane(near, preface, client))
+    visitor = ground.ask(GET + GET)
+    ground.reactor.until(lambda: lanes[0].read() and lanes[0].got)
+    assert lanes[0].got == GET
+    lanes[0].sock.send(bytes([Status.ORIGIN_REFUSED]))
+    ground.reactor.until(lambda: lanes[1].read() and lanes[1].got)
+    said = forwarded_head(GET, source=visitor.getsockname()[0], proto="http")
+    assert lanes[1].got == said
+    lanes[1].sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: lanes[1].read() and len(lanes[1].got) > len(said))
+    assert lanes[1].got == said * 2
+
+
+def test_a_first_head_that_the_second_reader_refuses_reaches_nobody(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.client(Offer(True, "serve"))
+    head = HeadReader().feed(GET)
+    assert head is not None
+    other = dataclasses.replace(head, octets=GET.replace(b"/path", b"/other"))
+    near, far = tcp_pair()
+    ground._open.append(near)
+    ground.readiness.register(far, lambda events: None)
+    monkeypatch.setattr(HeadReader, "feed", lambda reader, octets: other)
+    ground.visitors.http_arrived(far, other, GET)
+    assert ground.told(near).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(("known", "status"), [(False, b"HTTP/1.1 404 "), (True, b"HTTP/1.1 503 ")])
