@@ -17,6 +17,7 @@ The hello of ECH is read like any other: its outer name decides.
 
 from __future__ import annotations
 
+import struct
 from dataclasses import dataclass, field
 
 from appliance.ingress.hostname import host_name
@@ -45,6 +46,7 @@ _RANDOM_OCTETS = 32
 _SESSION_ID_OCTETS_MAX = 32
 _HOST_NAME = 0
 
+_EXTENSION_HEADER = struct.Struct("!HH")
 _SERVER_NAME, _ALPN, _EARLY_DATA = 0, 16, 42
 
 
@@ -148,70 +150,66 @@ class HelloReader:
         return _MESSAGE_HEADER_OCTETS + int.from_bytes(self._message[1:_MESSAGE_HEADER_OCTETS])
 
 
-class _Walk:
-    """Takes vectors (RFC 8446 3.4) off the front of octets; every step stays within them."""
+def _vector(octets: bytes, at: int, length_octets: int) -> tuple[bytes, int]:
+    """The content of a vector (RFC 8446 3.4) that begins at ``at``, and where it ends."""
+    start = at + length_octets
+    end = start + int.from_bytes(octets[at:start])
+    # A length that is cut off gives too small a number, so both ends are looked at.
+    if start > len(octets) or end > len(octets):
+        raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
+    return octets[start:end], end
 
-    def __init__(self, octets: bytes) -> None:
-        self._octets = octets
-        self._at = 0
 
-    def __bool__(self) -> bool:
-        return self._at < len(self._octets)
-
-    def take(self, count: int) -> bytes:
-        taken = self._octets[self._at : self._at + count]
-        if len(taken) < count:
-            raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
-        self._at += count
-        return taken
-
-    def number(self, octets: int) -> int:
-        return int.from_bytes(self.take(octets))
-
-    def vector(self, length_octets: int) -> bytes:
-        return self.take(self.number(length_octets))
-
-    def end(self) -> None:
-        if self:
-            raise HelloRefused(DECODE_ERROR, "a part of the ClientHello is longer than its content")
+def _only_vector(octets: bytes, length_octets: int) -> bytes:
+    """The content of a vector that these octets are and nothing else."""
+    content, end = _vector(octets, 0, length_octets)
+    if end != len(octets):
+        raise HelloRefused(DECODE_ERROR, "a part of the ClientHello is longer than its content")
+    return content
 
 
 def _read_body(body: bytes) -> tuple[str | None, tuple[bytes, ...], bool]:
     """Server name, ALPN and whether early data follows (RFC 8446 4.1.2); the extensions may be missing (TLS
     1.2).
     """
-    walk = _Walk(body)
-    walk.take(2 + _RANDOM_OCTETS)
-    if len(walk.vector(1)) > _SESSION_ID_OCTETS_MAX:
+    session_id, at = _vector(body, 2 + _RANDOM_OCTETS, 1)
+    if len(session_id) > _SESSION_ID_OCTETS_MAX:
         raise HelloRefused(DECODE_ERROR, "a session id of more than 32 octets")
-    suites = walk.vector(2)
+    suites, at = _vector(body, at, 2)
     if not suites or len(suites) % 2:
         raise HelloRefused(DECODE_ERROR, "no list of cipher suites")
-    if not walk.vector(1):
+    compressions, at = _vector(body, at, 1)
+    if not compressions:
         raise HelloRefused(DECODE_ERROR, "no list of compression methods")
-    extensions: dict[int, bytes] = {}
-    if walk:
-        listed = _Walk(walk.vector(2))
-        walk.end()
-        while listed:
-            kind, content = listed.number(2), listed.vector(2)
-            if kind in extensions:
-                raise HelloRefused(DECODE_ERROR, "a TLS extension twice")  # RFC 8446 4.2: MUST NOT
-            extensions[kind] = content
+    extensions = _read_extensions(_only_vector(body[at:], 2)) if at < len(body) else {}
     server_name = _read_server_name(extensions[_SERVER_NAME]) if _SERVER_NAME in extensions else None
     alpn = _read_alpn(extensions[_ALPN]) if _ALPN in extensions else ()
     return server_name, alpn, _EARLY_DATA in extensions
 
 
+def _read_extensions(listed: bytes) -> dict[int, bytes]:
+    extensions: dict[int, bytes] = {}
+    at, size = 0, len(listed)
+    while at < size:
+        start = at + _EXTENSION_HEADER.size
+        if start > size:
+            raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
+        kind, length = _EXTENSION_HEADER.unpack_from(listed, at)
+        at = start + length
+        if at > size:
+            raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
+        if kind in extensions:
+            raise HelloRefused(DECODE_ERROR, "a TLS extension twice")  # RFC 8446 4.2: MUST NOT
+        extensions[kind] = listed[start:at]
+    return extensions
+
+
 def _read_server_name(content: bytes) -> str:
     """RFC 6066 3, and what all implementations made of it: exactly one name, and it is a host_name."""
-    walk = _Walk(content)
-    names = _Walk(walk.vector(2))
-    walk.end()
-    if names.number(1) != _HOST_NAME:
+    names = _only_vector(content, 2)
+    if names[:1] and names[0] != _HOST_NAME:
         raise HelloRefused(DECODE_ERROR, "a server_name that is not a host_name")
-    octets = names.vector(2)
-    names.end()
+    octets = _only_vector(names[1:], 2)
     if not octets:
         raise HelloRefused(DECODE_ERROR, "an empty server_name")
     name = host_name(octets)
@@ -222,12 +220,12 @@ def _read_server_name(content: bytes) -> str:
 
 def _read_alpn(content: bytes) -> tuple[bytes, ...]:
     """RFC 7301 3.1."""
-    walk = _Walk(content)
-    listed = _Walk(walk.vector(2))
-    walk.end()
+    listed = _only_vector(content, 2)
     protocols = []
-    while listed:
-        protocols.append(listed.vector(1))
+    at = 0
+    while at < len(listed):
+        protocol, at = _vector(listed, at, 1)
+        protocols.append(protocol)
     if not protocols or not all(protocols):
         raise HelloRefused(DECODE_ERROR, "an empty name or list of protocols")
     return tuple(protocols)

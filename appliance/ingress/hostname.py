@@ -8,6 +8,7 @@ that another program would read as something else.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 NAME_OCTETS_MAX = 253
 """RFC 1035 2.3.4: 255 octets on the wire are 253 in text."""
@@ -24,6 +25,7 @@ _LABEL = re.compile(rb"[a-z0-9_-]{1,%d}" % LABEL_OCTETS_MAX)
 _NUMBER = re.compile(rb"[0-9]+|0x[0-9a-f]*")
 
 
+@lru_cache(4096)  # the names of one server are asked for again and again
 def host_name(octets: bytes) -> str | None:
     """The name in lower case without its trailing dot; None if these octets cannot be the name of a host.
 

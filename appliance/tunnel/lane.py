@@ -12,6 +12,7 @@ import hashlib
 import hmac
 import struct
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -29,6 +30,7 @@ WINDOW_COUNTERS = 4096
 
 _PREFACE = struct.Struct("!8s8sQ16s")
 _LENGTH = struct.Struct("!H")
+_NONCE = struct.Struct("!4xQ")
 _MAC_OCTETS = 16
 _TAG_OCTETS = 16
 
@@ -54,10 +56,14 @@ class LaneKeys:
 
     preface: bytes = field(repr=False)
     header: bytes = field(repr=False)
+    cipher: AESGCM = field(init=False, repr=False, compare=False)
+    """Of the header's key, made once: its schedule costs as much as a header."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cipher", AESGCM(self.header))
 
 
-@dataclass(frozen=True, slots=True)
-class Preface:
+class Preface(NamedTuple):
     """The first octets of a lane, believed or not."""
 
     session_id: bytes
@@ -98,7 +104,7 @@ def seal_header(keys: LaneKeys, preface: Preface, plaintext: bytes) -> bytes:
     The nonce is the lane's counter, which is used once; the preface is authenticated with it. Raises
     LaneError for a header that is too long.
     """
-    sealed = AESGCM(keys.header).encrypt(_nonce(preface), plaintext, preface.octets)
+    sealed = keys.cipher.encrypt(_nonce(preface), plaintext, preface.octets)
     if len(sealed) > MAX_SEALED_OCTETS:
         raise LaneError(f"a header of {len(plaintext)} octets is too long")
     return _LENGTH.pack(len(sealed)) + sealed
@@ -128,7 +134,7 @@ class SealedHeader:
             return None
         sealed, rest = self._held[_LENGTH.size : end], self._held[end:]
         try:
-            header = AESGCM(self._keys.header).decrypt(_nonce(self._preface), sealed, self._preface.octets)
+            header = self._keys.cipher.decrypt(_nonce(self._preface), sealed, self._preface.octets)
         except InvalidTag:
             raise LaneError("the header was not sealed by this link's server for this lane") from None
         return header, rest
@@ -164,4 +170,4 @@ def _mac(keys: LaneKeys, unsigned: bytes) -> bytes:
 
 
 def _nonce(preface: Preface) -> bytes:
-    return bytes(4) + struct.pack("!Q", preface.counter)
+    return _NONCE.pack(preface.counter)

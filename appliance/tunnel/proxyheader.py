@@ -9,7 +9,8 @@ import enum
 import ipaddress
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import NamedTuple
 
 from appliance.tunnel.names import is_wildcard, normal
 
@@ -34,6 +35,11 @@ _OURS = {
     _KIND: 1,
 }
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 2.5.5.2
+_START = struct.Struct("!12sBBH")
+_VALUE = struct.Struct("!BH")
+
+#: Addresses and names that are kept in both forms: a busy server meets the same ones again and again.
+_KEPT = 4096
 
 
 class ProxyHeaderError(ValueError):
@@ -47,8 +53,10 @@ class Kind(enum.IntEnum):
     HTTP = 2
 
 
-@dataclass(frozen=True, slots=True)
-class ProxyHeader:
+_KINDS = {bytes([kind]): kind for kind in Kind}
+
+
+class ProxyHeader(NamedTuple):
     """A visitor's connection: from where, to where (IP address as text, port), for which host name.
 
     `alpn` is the first protocol that his hello offers. `unique_id` has up to 128 octets and is the same in
@@ -69,37 +77,30 @@ class ProxyHeader:
         Raises ProxyHeaderError for addresses, ports and values that it cannot hold.
         """
         family, body = self._addresses()
-        for kind, value in self._values():
+        values = [(_AUTHORITY, _name_octets(self.authority)), (_UNIQUE_ID, self.unique_id)]
+        if self.alpn is not None:
+            values.insert(0, (_ALPN, self.alpn))
+        if self.kind is not None:
+            values.append((_KIND, self.kind.to_bytes(1, "big")))
+        for kind, value in values:
             if len(value) > _OURS[kind]:
                 raise ProxyHeaderError(
                     f"the value 0x{kind:02x} has {len(value)} octets, at most {_OURS[kind]}"
                 )
-            body += struct.pack("!BH", kind, len(value)) + value
-        return SIGNATURE + struct.pack("!BBH", _VERSION_AND_PROXY, family, len(body)) + body
+            body += _VALUE.pack(kind, len(value)) + value
+        return _START.pack(SIGNATURE, _VERSION_AND_PROXY, family, len(body)) + body
 
     def for_origin(self) -> ProxyHeader:
         """The same without what only the two ends of a tunnel say to each other."""
-        return replace(self, kind=None)
-
-    def _values(self) -> Iterator[tuple[int, bytes]]:
-        if self.alpn is not None:
-            yield _ALPN, self.alpn
-        try:
-            yield _AUTHORITY, self.authority.encode("ascii")
-        except UnicodeEncodeError:
-            raise ProxyHeaderError(f"the authority {self.authority!r} is not in A-label form") from None
-        yield _UNIQUE_ID, self.unique_id
-        if self.kind is not None:
-            yield _KIND, bytes([self.kind])
+        return self._replace(kind=None)
 
     def _addresses(self) -> tuple[int, bytes]:
         try:
-            ends = [ipaddress.ip_address(host) for host, _ in (self.source, self.destination)]
+            source, destination = _packed(self.source[0]), _packed(self.destination[0])
             ports = self.source[1], self.destination[1]
-            if ends[0].version == ends[1].version == 4:
-                return _TCP_OVER_IPV4, _ADDRESSES[_TCP_OVER_IPV4].pack(ends[0].packed, ends[1].packed, *ports)
-            long = [end.packed if end.version == 6 else _MAPPED + end.packed for end in ends]
-            return _TCP_OVER_IPV6, _ADDRESSES[_TCP_OVER_IPV6].pack(*long, *ports)
+            if len(source) == len(destination) == 4:
+                return _TCP_OVER_IPV4, _ADDRESSES[_TCP_OVER_IPV4].pack(source, destination, *ports)
+            return _TCP_OVER_IPV6, _ADDRESSES[_TCP_OVER_IPV6].pack(_long(source), _long(destination), *ports)
         except (ValueError, struct.error) as error:
             raise ProxyHeaderError(f"not the ends of a TCP connection: {error}") from None
 
@@ -126,8 +127,8 @@ def read_proxy_header(octets: bytes) -> ProxyHeader:
             raise ProxyHeaderError(f"the value 0x{kind:02x} is given twice")
         values[kind] = value
     return ProxyHeader(
-        (str(ipaddress.ip_address(source)), source_port),
-        (str(ipaddress.ip_address(destination)), destination_port),
+        (_text(source), source_port),
+        (_text(destination), destination_port),
         _authority(values.get(_AUTHORITY)),
         values.get(_ALPN),
         values.get(_UNIQUE_ID, b""),
@@ -140,7 +141,7 @@ def _values(octets: bytes) -> Iterator[tuple[int, bytes]]:
     while place < len(octets):
         if place + 3 > len(octets):
             raise ProxyHeaderError("a value is cut off")
-        kind, length = struct.unpack_from("!BH", octets, place)
+        kind, length = _VALUE.unpack_from(octets, place)
         place += 3 + length
         if place > len(octets):
             raise ProxyHeaderError("a value is cut off")
@@ -149,6 +150,28 @@ def _values(octets: bytes) -> Iterator[tuple[int, bytes]]:
         yield kind, octets[place - length : place]
 
 
+@lru_cache(_KEPT)
+def _packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+@lru_cache(_KEPT)
+def _text(address: bytes) -> str:
+    return str(ipaddress.ip_address(address))
+
+
+def _long(address: bytes) -> bytes:
+    return address if len(address) == 16 else _MAPPED + address
+
+
+def _name_octets(authority: str) -> bytes:
+    try:
+        return authority.encode("ascii")
+    except UnicodeEncodeError:
+        raise ProxyHeaderError(f"the authority {authority!r} is not in A-label form") from None
+
+
+@lru_cache(_KEPT)
 def _authority(value: bytes | None) -> str:
     try:
         name = normal((value or b"").decode("ascii"))
@@ -163,6 +186,6 @@ def _kind(value: bytes | None) -> Kind | None:
     if value is None:
         return None
     try:
-        return Kind(int.from_bytes(value, "big") if len(value) == 1 else 0)
-    except ValueError:
+        return _KINDS[value]
+    except KeyError:
         raise ProxyHeaderError("the kind of visitor is none that we know") from None
