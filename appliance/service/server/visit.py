@@ -30,6 +30,7 @@ class Visit:
     __slots__ = (
         "ahead",
         "alpn",
+        "came",
         "checked",
         "destination",
         "give_up",
@@ -37,6 +38,7 @@ class Visit:
         "lane",
         "lane_since",
         "lanes_tried",
+        "name",
         "outcome",
         "parked",
         "rest",
@@ -45,22 +47,33 @@ class Visit:
         "sock",
         "source",
         "tried",
+        "unique_id",
         "unsent",
         "wire",
     )
     kind = PLAIN
     head: RequestHead | None = None
 
-    def __init__(self, sock: socket.socket, host: str, hello: ClientHello | None) -> None:
-        """Raises OSError for one who was reset meanwhile: he has no peer any more."""
+    def __init__(
+        self,
+        sock: socket.socket,
+        source: tuple[str, int],
+        host: str,
+        hello: ClientHello | None,
+        unique_id: bytes,
+    ) -> None:
+        """``source``: as accept gave it; who was reset meanwhile has no address any more."""
         self.sock = sock
         self.wire: Wire = sock
         self.host = host
         self.ahead = hello.octets if hello else b""  # to every client that is tried
         self.rest = hello.rest if hello else b""  # to the one that joined him
         self.alpn = hello.alpn[0] if hello and hello.alpn else None
-        self.source = sock.getpeername()[:2]
+        self.source = source
         self.destination = sock.getsockname()[:2]
+        self.unique_id = unique_id  # in the logs of all ends
+        self.came = 0.0
+        self.name = ""  # or wildcard, that the host belongs to
         self.parked = False
         self.since = 0.0  # parked, or with this client
         self.tried: list[Session] = []
@@ -88,10 +101,17 @@ class Request(Visit):
     kind = TLS
 
     def __init__(
-        self, sock: socket.socket, head: RequestHead, rest: bytes, requests: Requests, clock: object
+        self,
+        sock: socket.socket,
+        source: tuple[str, int],
+        head: RequestHead,
+        rest: bytes,
+        requests: Requests,
+        unique_id: bytes,
+        clock: object,
     ) -> None:
         """``requests`` has let the head through; ``rest`` is what was read behind it."""
-        super().__init__(sock, head.host, None)
+        super().__init__(sock, source, head.host, None, unique_id)
         self.wire = Examined(sock, requests, clock)
         self.head: RequestHead = head
         self.rest = rest

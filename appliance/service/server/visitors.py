@@ -19,11 +19,14 @@ from typing import Any
 from appliance.ingress import refusal
 from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello
 from appliance.ingress.httphead import RequestHead
+from appliance.ingress.limits import Over
 from appliance.ingress.requests import Requests
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
 from appliance.service.server.examined import Examined
+from appliance.service.server.gate import Port
 from appliance.service.server.lanes import Lane
+from appliance.service.server.ledger import Ledger
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visit import Outcome, Request, Visit
@@ -52,8 +55,6 @@ _WAITING_AT_MOST = 4096
 _SWEEP_SECONDS = 0.1
 _READ_OCTETS = 1 << 16
 
-_INTERNAL_ERROR = 80  # RFC 8446 6.2
-
 _OUTCOMES: dict[int, Outcome] = {
     Status.ORIGIN_REFUSED: Outcome.ORIGIN_FAILED,
     Status.ORIGIN_UNREACHABLE: Outcome.ORIGIN_FAILED,
@@ -78,6 +79,7 @@ class Visitors:
         known_as: Callable[[str], str | None],
         https_port: int,
         unique_id: Callable[[], bytes],
+        ledger: Ledger,
     ) -> None:
         """``known(host)``: a name that was served once, and may be again; ``known_as(host)``: the name or
         wildcard that it is known by. ``https_port``: where a redirect leads.
@@ -91,6 +93,7 @@ class Visitors:
         self._known_as = known_as
         self._https_port = https_port
         self._unique_id = unique_id
+        self._ledger = ledger
         self._waiting: dict[Visit, None] = {}
         self._parked = 0
         self._sweep: Any = None
@@ -100,20 +103,22 @@ class Visitors:
         """Who is not joined yet."""
         return self._waiting.keys()
 
-    def tls_arrived(self, sock: socket.socket, host: str, hello: ClientHello) -> None:
+    def tls_arrived(
+        self, sock: socket.socket, source: tuple[str, int], host: str, hello: ClientHello
+    ) -> None:
         """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.
         """
-        self._admit(sock, lambda: Visit(sock, host, hello))
+        self._admit(Visit(sock, source, host, hello, self._unique_id()))
 
-    def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
+    def http_arrived(
+        self, sock: socket.socket, source: tuple[str, int], head: RequestHead, octets: bytes
+    ) -> None:
         """A visitor on the HTTP port: the head of his first request, and all ``octets`` that were read."""
         requests = Requests(head.host)
         requests.from_visitor(head.octets)
-        if requests.refusal is not None:
-            self.refuse(sock, requests.refusal)
-            return
         rest = octets[len(head.octets) :]
-        self._admit(sock, lambda: Request(sock, head, rest, requests, self._clock))
+        visit = Request(sock, source, head, rest, requests, self._unique_id(), self._clock)
+        self._admit(visit, requests.refusal)
 
     def name_served(self, name: str) -> None:
         """A name has a session now: who was parked for it goes on."""
@@ -129,8 +134,9 @@ class Visitors:
                 self._drop_lane(visit)
                 self._next_client(visit)
 
-    def refuse(self, sock: socket.socket, octets: bytes) -> None:
+    def refuse(self, sock: socket.socket, octets: bytes, why: str) -> None:
         """Answer a visitor of whom nothing else is known, and let him go."""
+        self._ledger.unclear(why)
         self._parting.part(sock, octets)
 
     def stop(self) -> None:
@@ -140,17 +146,19 @@ class Visitors:
         if self._sweep is not None and self._sweep.active():
             self._sweep.cancel()
 
-    def _admit(self, sock: socket.socket, made: Callable[[], Visit]) -> None:
-        try:
-            visit = made()
-        except OSError:  # reset meanwhile: it has no peer any more
-            self._close(sock)
+    def _admit(self, visit: Visit, page: bytes | None = None) -> None:
+        """``page``: what he is refused with, though his first head could be read."""
+        over = self._ledger.came(visit, self._routes.match(visit.host) or self._known_as(visit.host) or "")
+        if page is not None:
+            self._part(visit, page, "bad_request")
             return
-        if len(self._waiting) >= _WAITING_AT_MOST:
-            self._refuse(visit, Outcome.NO_CLIENT)
+        if over is None and len(self._waiting) >= _WAITING_AT_MOST:
+            over = Over.FULL
+        if over is not None:
+            self._part(visit, (Port.TLS if visit.head is None else Port.HTTP).value, over.value)
             return
         self._waiting[visit] = None
-        self._readiness.change(sock, lambda events: self._visitor_ready(visit, events))
+        self._readiness.change(visit.sock, lambda events: self._visitor_ready(visit, events))
         if self._sweep is None or not self._sweep.active():
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
         self._begin(visit)
@@ -160,7 +168,8 @@ class Visitors:
             offers = self._routes.offers(visit.host) if self._is_served(visit.host) else []
             if offers and all(offer.http != "serve" for offer in offers):
                 host, target, method = visit.head.host, visit.head.target, visit.head.method
-                self._part(visit, refusal.redirect(host, target, self._https_port, method=method))
+                page = refusal.redirect(host, target, self._https_port, method=method)
+                self._part(visit, page, "redirected")
                 return
         self._next_client(visit)
 
@@ -216,7 +225,7 @@ class Visitors:
             destination=visit.destination,
             authority=visit.host,
             alpn=visit.alpn,
-            unique_id=self._unique_id(),
+            unique_id=visit.unique_id,
             kind=Kind.TLS if visit.head is None else Kind.HTTP,
         )
         visit.give_up = None
@@ -280,8 +289,11 @@ class Visitors:
         audience = session.joined
         pair: list[Joined] = []
 
-        def ended(_: Ended) -> None:
+        left = self._ledger.joined(visit, session.peer.id)
+
+        def ended(how: Ended) -> None:
             audience.difference_update(pair)
+            left(how)
 
         joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.behind())
         if isinstance(visit.wire, Examined):  # it books the relay's next read
@@ -329,15 +341,17 @@ class Visitors:
         )
 
     def _refuse(self, visit: Visit, outcome: Outcome) -> None:
+        why = outcome.name.lower()
         if visit.head is not None:
-            self._part(visit, refusal.http(outcome.value, method=visit.head.method))
+            self._part(visit, refusal.http(outcome.value, method=visit.head.method), why)
         elif outcome is Outcome.NEVER_KNOWN:
-            self._part(visit, refusal.alert(UNRECOGNIZED_NAME))
+            self._part(visit, refusal.alert(UNRECOGNIZED_NAME), why)
         else:
-            self._part(visit, refusal.alert(_INTERNAL_ERROR))
+            self._part(visit, refusal.alert(refusal.INTERNAL_ERROR), why)
 
-    def _part(self, visit: Visit, octets: bytes) -> None:
+    def _part(self, visit: Visit, octets: bytes, why: str) -> None:
         self._waiting.pop(visit, None)
+        self._ledger.refused(visit, why)
         self._parting.part(visit.sock, octets)
 
     def _cancel(self, visit: Visit) -> None:
@@ -345,6 +359,7 @@ class Visitors:
         if visit.parked:
             self._unpark(visit)
         self._drop_lane(visit)
+        self._ledger.refused(visit, "left")
         self._close(visit.sock)
 
     def _drop_lane(self, visit: Visit) -> None:
