@@ -50,6 +50,7 @@ class Readiness:
         self._reactor = reactor
         self._epoll: select.epoll | None = None
         self._ready: dict[int, Ready] = {}
+        self._gone: set[int] = set()  # forgotten since the last poll
         self._again: deque[Callable[[], None]] = deque()
         self._again_call: Any = None
 
@@ -66,6 +67,7 @@ class Readiness:
         self._epoll.close()
         self._epoll = None
         self._ready.clear()
+        self._gone.clear()
         self._again.clear()
         if self._again_call is not None:
             self._again_call.cancel()
@@ -89,6 +91,7 @@ class Readiness:
         fd = sock.fileno()
         if self._ready.pop(fd, None) is not None and self._epoll is not None:
             self._epoll.unregister(fd)
+            self._gone.add(fd)
 
     def again(self, call: Callable[[], None]) -> None:
         """Call once more in the next reactor turn: for work that was cut to a slice though the socket was
@@ -117,9 +120,12 @@ class Readiness:
         while left > 0 and self._epoll is not None:
             events = self._epoll.poll(0, _EVENTS_A_CALL)
             left -= len(events)
+            self._gone.clear()
             for fd, event in events:
                 ready = self._ready.get(fd)
-                if ready is not None:
+                # The number of a socket that was closed in this round may be a new one's already; the event
+                # is not his, and his own is still to come.
+                if ready is not None and fd not in self._gone:
                     try:
                         ready(event)
                     except Exception:

@@ -20,7 +20,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-from appliance.service import keepalive
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 
 #: One read into memory; a flow that fills it turns bulky. 64 KiB is what HAProxy and nginx move at a time at
@@ -147,7 +146,7 @@ class _Flow:
     """The other direction."""
 
     def __init__(self, joined: Joined, source: Wire, sink: Wire, first: bytes, bare: bool) -> None:
-        """``bare``: both ends are TCP sockets, and nothing stands before them."""
+        """``bare``: both ends are sockets, and nothing stands before them."""
         self.joined = joined
         self.source = source
         self.sink = sink
@@ -343,7 +342,7 @@ class Joined:
         self.relay = relay
         self.over = False
         self._ended = ended
-        bare = _is_tcp(a) and _is_tcp(b)
+        bare = isinstance(a, socket.socket) and isinstance(b, socket.socket)
         self.from_a = _Flow(self, a, b, to_b, bare)
         self.from_b = _Flow(self, b, a, to_a, bare)
         self.from_a.back = self.from_b
@@ -366,10 +365,6 @@ class Joined:
             flow.source.close()
         self.relay.joined.discard(self)
         self._ended(Ended(self.from_a.octets, self.from_b.octets, error))
-
-
-def _is_tcp(wire: Wire) -> bool:
-    return isinstance(wire, socket.socket) and wire.family in (socket.AF_INET, socket.AF_INET6)
 
 
 def _error_of(wire: Wire) -> OSError | None:
@@ -418,10 +413,6 @@ class Relay:
         joined = Joined(self, a, b, to_a, to_b, ended)
         self.joined.add(joined)
         for flow in (joined.from_a, joined.from_b):
-            sock = _socket_of(flow.source)
-            if sock is not None:
-                with suppress(OSError):  # already reset by its peer: the first read will tell
-                    keepalive.of_joined(sock)
             self.readiness.change(flow.source, flow.ready)
         joined.from_a.pump()
         joined.from_b.pump()

@@ -8,6 +8,7 @@ import pytest
 from twisted.logger import LogEvent
 
 from appliance.service.readiness import ENDING, READABLE, WRITABLE
+from appliance.service.relay import reset_on_close
 from tests.service.turning import tcp_pair, turning
 
 
@@ -94,3 +95,37 @@ def test_stopped_it_calls_nobody() -> None:
         assert readiness.fileno() == -1
         with socket.socket() as stranger:
             readiness.forget(stranger)
+
+
+def test_a_new_socket_gets_no_event_of_the_one_that_had_its_number() -> None:
+    """Both sockets are ready in one round; the first owner closes the other, whose number is used anew."""
+    with turning() as (reactor, readiness):
+        pairs = [tcp_pair(), tcp_pair()]
+        reused: list[tuple[socket.socket, socket.socket]] = []
+        seen: list[int] = []
+
+        def close_the_other(own: int) -> None:
+            if reused:
+                return
+            other = pairs[1 - own][0]
+            number = other.fileno()
+            readiness.forget(other)
+            other.close()
+            near, far = tcp_pair()
+            while near.fileno() != number:  # the lowest free number, but for what tcp_pair opened between
+                near, far = (far, near) if far.fileno() == number else tcp_pair()
+            reused.append((near, far))
+            readiness.register(near, seen.append)
+
+        for own, (near, far) in enumerate(pairs):
+            reset_on_close(far)
+            readiness.register(near, lambda events, own=own: close_the_other(own))  # type: ignore[misc]
+            far.close()
+        reactor.until(lambda: reused)
+        assert not any(events & ENDING for events in seen)
+        reactor.until(lambda: seen)
+        assert not any(events & ENDING for events in seen)
+        for sock in (*reused[0], *(near for near, _ in pairs)):
+            if sock.fileno() >= 0:
+                readiness.forget(sock)
+                sock.close()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from appliance.service import keepalive
 from appliance.service.readiness import ENDING, WRITABLE, Readiness
 
 
@@ -102,7 +103,7 @@ def _connecting(target: Target) -> socket.socket:
     sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         if target.family != socket.AF_UNIX:
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            keepalive.of_visitors(sock)
         number = sock.connect_ex(target.address)
         if number not in (0, errno.EINPROGRESS):
             raise OSError(number, os.strerror(number))

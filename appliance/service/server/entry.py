@@ -20,7 +20,8 @@ from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello, HelloR
 from appliance.ingress.httphead import HeadReader, HeadRefused
 from appliance.ingress.limits import Over
 from appliance.ingress.peek import LanePreface, Peek
-from appliance.service import ports
+from appliance.service import keepalive, ports
+from appliance.service.deadlines import Deadlines
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import READABLE, Readiness
 from appliance.service.server.adoption import Adoption
@@ -64,6 +65,10 @@ class _Arrival(Protocol):
     over: Over | None
     gone: bool
 
+    def ready(self, events: int, /) -> None:
+        """The readiness: something came."""
+        ...
+
     def feed(self, octets: bytes) -> bool:
         """Take octets; True when the connection has found its owner."""
         ...
@@ -86,6 +91,9 @@ class TlsArrival:
         self.over = over
         self._entry = entry
         self._peek = Peek()
+
+    def ready(self, _events: int) -> None:
+        self._entry.heard(self)
 
     def feed(self, octets: bytes) -> bool:
         try:
@@ -118,6 +126,9 @@ class HttpArrival:
         self.over = over
         self._entry = entry
         self._reader = HeadReader()
+
+    def ready(self, _events: int) -> None:
+        self._entry.heard(self)
 
     def feed(self, octets: bytes) -> bool:
         try:
@@ -164,7 +175,10 @@ class Entry(Service):
         self._default_name = default_name
         self._complaints = complaints
         self._listeners: list[tuple[type[TlsArrival] | type[HttpArrival], socket.socket]] = []
-        self._arrivals: dict[_Arrival, Any] = {}
+        self._arrivals = {
+            kind.port: Deadlines[_Arrival](reactor, kind.seconds, self._late)
+            for kind in (TlsArrival, HttpArrival)
+        }
         self._pauses: set[Any] = set()
 
     def wire(
@@ -185,7 +199,9 @@ class Entry(Service):
     def privilegedStartService(self) -> None:
         """Bind, while twistd still may."""
         for arrival, host, port in self._addresses:
-            self._listeners.append((arrival, ports.bind_tcp(host, port)))
+            listener = ports.bind_tcp(host, port)
+            keepalive.of_visitors(listener)
+            self._listeners.append((arrival, listener))
 
     def startService(self) -> None:
         """Accept; the readiness has been started."""
@@ -202,8 +218,10 @@ class Entry(Service):
             self._readiness.forget(listener)
             listener.close()
         self._listeners.clear()
-        for arrival in list(self._arrivals):
-            self._close(arrival)
+        for arrivals in self._arrivals.values():
+            for arrival in arrivals.all():
+                self._close(arrival)
+            arrivals.stop()
         for pause in self._pauses:
             pause.cancel()
         self._pauses.clear()
@@ -316,15 +334,23 @@ class Entry(Service):
 
     def _arrived(self, arrival: _Arrival) -> None:
         sock = arrival.sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         most = min(_ARRIVALS_AT_MOST, self._gate.silent_at_most)
-        if len(self._arrivals) >= most or (self._arrivals and sock.fileno() >= self._gate.lanes_below):
-            self._close(next(iter(self._arrivals)))
-        self._arrivals[arrival] = self._reactor.callLater(arrival.seconds, self._late, arrival)
-        self._readiness.register(sock, lambda events: self._ready(arrival))
-        self._ready(arrival)
+        silent = self.silent
+        if silent >= most or (silent and sock.fileno() >= self._gate.lanes_below):
+            self._close(self._longest_silent())
+        self._arrivals[arrival.port].add(arrival)
+        self._readiness.register(sock, arrival.ready)  # what he has said already is an event as well
 
-    def _ready(self, arrival: _Arrival) -> None:
+    @property
+    def silent(self) -> int:
+        """How many have not said yet whom they want."""
+        return sum(map(len, self._arrivals.values()))
+
+    def _longest_silent(self) -> _Arrival:
+        return max(self._arrivals.values(), key=len).oldest()
+
+    def heard(self, arrival: _Arrival) -> None:
+        """Something can be read."""
         while True:
             try:
                 octets = arrival.sock.recv(_READ_OCTETS)
@@ -336,17 +362,14 @@ class Entry(Service):
                 self._close(arrival)
                 return
             if arrival.feed(octets):
-                self._arrivals.pop(arrival).cancel()
+                self._arrivals[arrival.port].discard(arrival)
                 return
 
     def _late(self, arrival: _Arrival) -> None:
-        del self._arrivals[arrival]
         self.refuse(arrival, arrival.late(), "late")
 
     def _close(self, arrival: _Arrival) -> None:
-        timer = self._arrivals.pop(arrival)
-        if timer.active():
-            timer.cancel()
+        self._arrivals[arrival.port].discard(arrival)
         self._went(arrival)
         self._readiness.forget(arrival.sock)
         arrival.sock.close()

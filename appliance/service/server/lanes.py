@@ -14,7 +14,6 @@ from typing import Any, Protocol
 
 from OpenSSL import SSL
 
-from appliance.service import keepalive
 from appliance.service.readiness import ENDING, READABLE, Readiness
 from appliance.service.relay import Wire
 from appliance.service.tlswire import TlsWire
@@ -227,9 +226,6 @@ class Lanes:
             return False
         if isinstance(wire, TlsWire) and not _is_of(wire, session.peer):
             return False
-        sock = wire.sock if isinstance(wire, TlsWire) else wire
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        keepalive.of_idle_lane(sock)
         session.lanes.add(Lane(wire, session.lanes.keys, preface), kind)
         return True
 

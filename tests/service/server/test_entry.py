@@ -237,27 +237,27 @@ def test_the_slow_are_let_go(ground: Ground, port: int, octets: bytes, seconds: 
     """The limit is absolute: an octet now and then does not stretch it."""
     with ground.connect(port) as sock:
         sock.send(octets)
-        ground.reactor.until(lambda: ground.entry._arrivals)
+        ground.reactor.until(lambda: ground.entry.silent)
         ground.reactor.advance(seconds - 0.5)
         ground.reactor.turn(1)
         assert ground.taken.refused == []
         ground.reactor.advance(0.6)
         assert ground.taken.refused[0].startswith(answer)
-        assert not ground.entry._arrivals
+        assert not ground.entry.silent
 
 
 def test_who_leaves_is_forgotten(ground: Ground) -> None:
     for _ in range(3):
         with ground.connect() as sock:
             sock.send(b"\x16")
-    ground.reactor.until(lambda: not ground.entry._arrivals and not ground.reactor.getDelayedCalls())
+    ground.reactor.until(lambda: not ground.entry.silent and not ground.reactor.getDelayedCalls())
 
 
 def test_the_oldest_of_too_many_goes(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(entry_module, "_ARRIVALS_AT_MOST", 5)
     socks = [ground.connect() for _ in range(8)]
     socks[3].send(b"\x16")
-    ground.reactor.until(lambda: len(ground.entry._arrivals) == 5)
+    ground.reactor.until(lambda: ground.entry.silent == 5)
     for sock in socks[:3]:
         assert sock.recv(1) == b""
     octets = hello("www.example.com", [])
