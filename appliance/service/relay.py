@@ -369,19 +369,19 @@ class Joined:
 
 def _error_of(wire: Wire) -> OSError | None:
     """What has failed at a wire, for which nobody has asked yet."""
-    sock = _socket_of(wire)
+    sock = socket_of(wire)
     number = 0 if sock is None else sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     return OSError(number, os.strerror(number)) if number else None
 
 
-def _socket_of(wire: Wire) -> socket.socket | None:
+def socket_of(wire: Wire) -> socket.socket | None:
     """The bare socket that a wire is, or stands in front of."""
     return wire if isinstance(wire, socket.socket) else getattr(wire, "sock", None)
 
 
 def reset_on_close(wire: Wire) -> None:
     """Make the coming ``close()`` a reset, so that the peer cannot take what he has for the whole."""
-    sock = _socket_of(wire)
+    sock = socket_of(wire)
     if sock is not None:
         with suppress(OSError):  # already gone
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

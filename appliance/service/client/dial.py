@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.service import keepalive
+from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, WRITABLE, Readiness
 
 
@@ -28,29 +29,46 @@ class Target:
 Done = Callable[[socket.socket | OSError], None]
 
 
+class Dialling:
+    """All who dial with the same patience."""
+
+    def __init__(self, readiness: Readiness, clock: Any, seconds: float) -> None:
+        self.readiness = readiness
+        self.waiting = Deadlines[Dial](clock, seconds, lambda dial: dial.timed_out())
+
+    def dial(self, targets: Sequence[Target], done: Done) -> Dial:
+        """Begin one attempt to connect. ``done`` is called once, perhaps before this returns, and not after
+        ``cancel()``.
+
+        The targets are tried in turn; the last one's error is told, ``TimeoutError`` when the seconds are
+        over.
+        """
+        return Dial(self, targets, done)
+
+    def stop(self) -> None:
+        """Nobody waits any more; who dials has been cancelled."""
+        self.waiting.stop()
+
+
 class Dial:
-    """One attempt to connect. ``done`` is called once, perhaps before the constructor returns, and not after
-    ``cancel()``.
+    """One attempt to connect."""
 
-    The targets are tried in turn; the last one's error is told, ``TimeoutError`` when ``seconds`` are over.
-    """
+    __slots__ = ("_dialling", "_done", "_error", "_sock", "_targets")
 
-    def __init__(
-        self, readiness: Readiness, reactor: Any, targets: Sequence[Target], seconds: float, done: Done
-    ) -> None:
-        self._readiness = readiness
+    def __init__(self, dialling: Dialling, targets: Sequence[Target], done: Done) -> None:
+        self._dialling = dialling
         self._targets = list(targets)
         self._done: Done | None = done
         self._sock: socket.socket | None = None
-        self._error: OSError = OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ))
-        self._timer = reactor.callLater(seconds, self._timed_out)
+        self._error: OSError | None = None
+        dialling.waiting.add(self)
         self._next()
 
     def cancel(self) -> None:
         """Give up, without a word."""
         self._done = None
         self._drop()
-        self._stop_timer()
+        self._dialling.waiting.discard(self)
 
     def _next(self) -> None:
         while self._targets:
@@ -60,9 +78,9 @@ class Dial:
             except OSError as error:
                 self._error = error
                 continue
-            self._readiness.register(self._sock, self._ready)
+            self._dialling.readiness.register(self._sock, self._ready)
             return
-        self._tell(self._error)
+        self._tell(self._error or OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ)))
 
     def _ready(self, events: int) -> None:
         sock = self._sock
@@ -77,26 +95,23 @@ class Dial:
         self._sock = None
         self._tell(sock)
 
-    def _timed_out(self) -> None:
+    def timed_out(self) -> None:
+        """Its time is over."""
         self._targets.clear()
         self._drop()
         self._tell(TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT)))
 
     def _tell(self, result: socket.socket | OSError) -> None:
-        self._stop_timer()
+        self._dialling.waiting.discard(self)
         done, self._done = self._done, None
         if done is not None:
             done(result)
 
     def _drop(self) -> None:
         if self._sock is not None:
-            self._readiness.forget(self._sock)
+            self._dialling.readiness.forget(self._sock)
             self._sock.close()
             self._sock = None
-
-    def _stop_timer(self) -> None:
-        if self._timer.active():
-            self._timer.cancel()
 
 
 def _connecting(target: Target) -> socket.socket:

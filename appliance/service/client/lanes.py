@@ -38,8 +38,8 @@ FLOORS: dict[Kind, int] = {"plain": 2, "tls": 0}
 CEILING = 256
 #: Idle and opening lanes of all kinds at one server.
 MAX_LANES = 512
-#: For the connect, and again for the handshake of a TLS lane.
-CONNECT_SECONDS = 5.0
+#: For the handshake of a TLS lane, once it is connected.
+HANDSHAKE_SECONDS = 5.0
 #: A lane that ends so soon after it was opened was refused: the next one waits as after a failed dial.
 SOON_SECONDS = 1.0
 #: A lane that was opened so long ago has arrived, if its way is not cut: a server that has visitors waiting
@@ -83,6 +83,7 @@ class Lanes:
         self._lanes: set[_Lane] = set()
         self._timer: Any = None
         self._running = False
+        self._to_review = False
 
     def start(self) -> None:
         """Open the first ones."""
@@ -120,14 +121,14 @@ class Lanes:
 
     def opened(self, lane: _Lane) -> None:
         self._pools[lane.kind].opened()
-        self.review()
+        self._review_soon()
 
     def failed(self, lane: _Lane, words: str) -> None:
         """It could not be opened."""
         self._lanes.discard(lane)
         self._pools[lane.kind].failed(self.reactor.seconds())
         self.complain(lane.kind, words)
-        self.review()
+        self._review_soon()
 
     def lost(self, lane: _Lane) -> None:
         """It was open, and is gone without a visitor."""
@@ -139,7 +140,7 @@ class Lanes:
             pool.refused(now)
         else:
             pool.lost()
-        self.review()
+        self._review_soon()
 
     def taken(self, lane: _Lane) -> None:
         """Its header has come."""
@@ -147,7 +148,7 @@ class Lanes:
         if not lane.doubted:
             self._pools[lane.kind].taken(self.reactor.seconds())
         self.complaints.over(lane.kind)
-        self.review()
+        self._review_soon()
 
     def complain(self, kind: Kind, words: str, details: object = "") -> None:
         """Say once what is wrong with lanes of a kind; other ``details`` are no reason to say it again."""
@@ -160,10 +161,17 @@ class Lanes:
                 details=details,
             )
 
+    def _review_soon(self) -> None:
+        """Once for all that happens in this turn."""
+        if not self._to_review:
+            self._to_review = True
+            self.visits.readiness.again(self.review)
+
     def review(self) -> None:
         """Open what the pools want, close what they do not, and look again when they say."""
         if not self._running:
             return
+        self._to_review = False
         now = self.reactor.seconds()
         for kind, pool in self._pools.items():
             self._close_oldest(kind, pool.to_close(now))
@@ -203,6 +211,8 @@ class Lanes:
 class _Lane:
     """One lane, from the dial to its header."""
 
+    __slots__ = ("_dial", "_header", "_lanes", "_proof", "_timer", "_wire", "doubted", "kind", "opened_at")
+
     def __init__(self, lanes: Lanes, kind: Kind) -> None:
         self.kind: Kind = kind
         self.opened_at = float("inf")
@@ -216,9 +226,7 @@ class _Lane:
 
     def dial(self) -> None:
         lanes = self._lanes
-        self._dial = Dial(
-            lanes.visits.readiness, lanes.reactor, [lanes.session.target], CONNECT_SECONDS, self._dialled
-        )
+        self._dial = lanes.visits.dialling.dial([lanes.session.target], self._dialled)
 
     @property
     def idle(self) -> bool:
@@ -261,7 +269,7 @@ class _Lane:
             self._proof.connection.set_session(lanes.resume)
         self._wire = TlsWire(result, self._proof.connection)
         self._timer = lanes.reactor.callLater(
-            CONNECT_SECONDS, self._fail, "cannot be opened: no end of the TLS handshake"
+            HANDSHAKE_SECONDS, self._fail, "cannot be opened: no end of the TLS handshake"
         )
         lanes.visits.readiness.change(result, self._handshake)
         self._handshake(READABLE)

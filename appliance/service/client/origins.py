@@ -28,6 +28,7 @@ from appliance.tunnel.session import Offer
 
 #: How long the addresses of an origin's host name are used: a container that was made anew has a new one.
 ADDRESS_SECONDS = 5.0
+_WAYS_KEPT = 4096
 
 _REFUSED = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT}  # ENOENT: a unix socket that nobody made
 _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL}
@@ -50,6 +51,8 @@ class Origins:
         self._settings = settings
         self._granted = tuple(granted)
         self._reactor = reactor
+        self._ways: dict[tuple[str, Kind | None], Way | None] = {}
+        self._fixed: dict[Origin, list[Target]] = {}
         self._known: dict[tuple[str, int], tuple[float, list[Target]]] = {}
         self._waiting: dict[tuple[str, int], list[Callable[[list[Target]], None]]] = {}
 
@@ -65,6 +68,14 @@ class Origins:
 
     def way(self, host: str, kind: Kind | None) -> Way | None:
         """The way of a visitor who wants ``host``; None where this client has none."""
+        asked = (host, kind)
+        if asked not in self._ways:
+            if len(self._ways) >= _WAYS_KEPT:  # below a wildcard there are as many hosts as a stranger likes
+                self._ways.clear()
+            self._ways[asked] = self._find_way(host, kind)
+        return self._ways[asked]
+
+    def _find_way(self, host: str, kind: Kind | None) -> Way | None:
         if not any(covers(name, host) for name in self._granted):
             return None
         of_name = self._settings_of(host)
@@ -82,12 +93,11 @@ class Origins:
         """Call ``found`` with the origin's addresses, the best first and none where there are none; at once
         if they are known.
         """
-        if origin.path:
-            found([Target(socket.AF_UNIX, origin.path)])
-            return
-        target = _literal(origin.host, origin.port)
-        if target is not None:
-            found([target])
+        fixed = self._fixed.get(origin)
+        if fixed is None:
+            fixed = self._fixed[origin] = _fixed(origin)
+        if fixed:
+            found(fixed)
             return
         key = (origin.host, origin.port)
         expires, targets = self._known.get(key, (float("-inf"), []))
@@ -128,6 +138,14 @@ class _Resolution:
 
     def resolutionComplete(self) -> None:
         self._origins.resolved(self._key, self._targets)
+
+
+def _fixed(origin: Origin) -> list[Target]:
+    """Where an origin is that needs no looking up; empty for one that does."""
+    if origin.path:
+        return [Target(socket.AF_UNIX, origin.path)]
+    target = _literal(origin.host, origin.port)
+    return [] if target is None else [target]
 
 
 def _literal(host: str, port: int) -> Target | None:

@@ -15,11 +15,14 @@ from typing import Any
 
 from twisted.logger import Logger
 
+from appliance.addresses import Origin
+from appliance.service import keepalive
 from appliance.service.client.complaints import Complaints
-from appliance.service.client.dial import Dial, Target
+from appliance.service.client.dial import Dial, Dialling, Target
 from appliance.service.client.origins import Origins, Way, in_words, status_of
+from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, READABLE, WRITABLE, Readiness
-from appliance.service.relay import Ended, Joined, Relay, Wire
+from appliance.service.relay import Ended, Joined, Relay, Wire, socket_of
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 
@@ -49,6 +52,8 @@ class Visits:
         self.origins = origins
         self.complaints = Complaints()
         self.waiting: set[Visit | _Leaving] = set()
+        self.dialling = Dialling(readiness, reactor, CONNECT_SECONDS)
+        self.unanswered = Deadlines[Visit](reactor, ANSWER_SECONDS, lambda visit: visit.silent())
         self.joined: dict[int, set[Joined]] = {}
 
     def begin(self, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
@@ -69,10 +74,14 @@ class Visits:
         """End the visits that are not joined yet; the relay has the others."""
         for visit in list(self.waiting):
             visit.end()
+        self.dialling.stop()
+        self.unanswered.stop()
 
 
 class Visit:
     """The visitor until he is joined or refused."""
+
+    __slots__ = ("_dial", "_early", "_header", "_lane", "_origin", "_over", "_visits", "_way", "server")
 
     def __init__(self, visits: Visits, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
         self.server = server
@@ -83,7 +92,6 @@ class Visit:
         self._origin: socket.socket | None = None
         self._way: Way | None = None
         self._dial: Dial | None = None
-        self._timer: Any = None
         self._over = False
 
     def begin(self) -> None:
@@ -113,8 +121,7 @@ class Visit:
         if not targets:
             self._origin_failed(Status.ORIGIN_UNREACHABLE, "its host name has no address")
             return
-        visits = self._visits
-        self._dial = Dial(visits.readiness, visits.reactor, targets, CONNECT_SECONDS, self._dialled)
+        self._dial = self._visits.dialling.dial(targets, self._dialled)
 
     def _dialled(self, result: socket.socket | OSError) -> None:
         self._dial = None
@@ -130,7 +137,7 @@ class Visit:
         if self._header.kind is Kind.HTTP:
             self._join(b"")
             return
-        self._timer = self._visits.reactor.callLater(ANSWER_SECONDS, self._silent)
+        self._visits.unanswered.add(self)
         self._visits.readiness.change(result, self._origin_ready)
         self._origin_ready(READABLE | WRITABLE)
 
@@ -160,14 +167,15 @@ class Visit:
         except BlockingIOError:
             pass
 
-    def _silent(self) -> None:
+    def silent(self) -> None:
+        """His origin's time is over."""
         self._origin_failed(
             Status.ORIGIN_SILENT, f"it accepted and said nothing to a ClientHello for {ANSWER_SECONDS:.0f} s"
         )
 
     def _origin_failed(self, status: Status, words: str) -> None:
         assert self._way is not None
-        self._refuse(status, f"origin {self._way.origin}", words)
+        self._refuse(status, self._way.origin, words)
 
     # The lane
 
@@ -197,7 +205,7 @@ class Visit:
         origin, early = self._origin, self._early
         self._origin = None  # the relay's, from here on
         self._drop()
-        if self._visits.complaints.over(f"origin {self._way.origin}"):
+        if self._visits.complaints.over(self._way.origin):
             self._visits.log.info("origin {origin}: answers again", origin=self._way.origin)
         audience = self._visits.joined.setdefault(self.server, set())
         pair: list[Joined] = []
@@ -205,19 +213,23 @@ class Visit:
         def ended(_: Ended) -> None:
             audience.difference_update(pair)
 
+        sock = socket_of(self._lane)
+        if sock is not None:
+            keepalive.of_joined_lane(sock)
         relay = self._visits.relay
         joined = relay.join(self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=ended)
         if joined in relay.joined:
             pair.append(joined)
             audience.add(joined)
 
-    def _refuse(self, status: Status, about: str, words: str, details: str = "") -> None:
+    def _refuse(self, status: Status, about: Origin | str, words: str, details: str = "") -> None:
         """Tell the server, and the log if it does not know, why there is no join here."""
         if not self._drop():
             return
         visits = self._visits
         if visits.complaints.new(about, words):
-            visits.log.warn("{about}: {words}{details}", about=about, words=words, details=details)
+            what = about if isinstance(about, str) else f"origin {about}"
+            visits.log.warn("{about}: {words}{details}", about=what, words=words, details=details)
         _Leaving(visits, self._lane, status)
 
     def _drop(self) -> bool:
@@ -228,8 +240,7 @@ class Visit:
         self._visits.waiting.discard(self)
         if self._dial is not None:
             self._dial.cancel()
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._visits.unanswered.discard(self)
         if self._origin is not None:
             self._visits.readiness.forget(self._origin)
             self._origin.close()

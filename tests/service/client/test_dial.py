@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from appliance.service.client.dial import Dial, Target
+from appliance.service.client.dial import Dialling, Target
 from appliance.service.readiness import Readiness
 from tests.service.turning import Turning, turning
 
@@ -52,8 +52,10 @@ def full() -> tuple[list[socket.socket], Target]:
 def dial(turned: tuple[Turning, Readiness], targets: list[Target]) -> Result:
     reactor, readiness = turned
     results: list[Result] = []
-    Dial(readiness, reactor, targets, 5.0, results.append)
+    dialling = Dialling(readiness, reactor, 5.0)
+    dialling.dial(targets, results.append)
     reactor.until(lambda: results)
+    dialling.stop()
     return results[0]
 
 
@@ -95,7 +97,7 @@ def test_the_time_is_limited(turned: tuple[Turning, Readiness]) -> None:
     reactor, readiness = turned
     filling, target = full()
     results: list[Result] = []
-    Dial(readiness, reactor, [target], 5.0, results.append)
+    Dialling(readiness, reactor, 5.0).dial([target], results.append)
     reactor.turn()
     reactor.advance(4.9)
     assert not results
@@ -110,7 +112,9 @@ def test_a_cancelled_one_says_nothing(turned: tuple[Turning, Readiness]) -> None
     reactor, readiness = turned
     listener, target = listening()
     results: list[Result] = []
-    Dial(readiness, reactor, [target], 5.0, results.append).cancel()
+    dialling = Dialling(readiness, reactor, 5.0)
+    dialling.dial([target], results.append).cancel()
+    dialling.stop()
     for _ in range(5):
         reactor.turn()
     assert not results

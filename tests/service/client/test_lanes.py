@@ -309,7 +309,7 @@ def test_a_tls_lane_is_opened_on_demand_and_carries_the_same(server: Server) -> 
     server.until(lambda: len(lane.octets) > PREFACE_OCTETS)
     assert lane.octets[PREFACE_OCTETS:] == bytes([Status.NO_ORIGIN])
     assert server.lanes.resume is not None
-    assert server.lanes.idle("tls") >= 1
+    server.until(lambda: server.lanes.idle("tls") >= 1)
 
 
 def test_a_tls_lane_to_somebody_else_is_not_opened(server: Server) -> None:
@@ -329,7 +329,7 @@ def test_a_handshake_that_does_not_end(server: Server) -> None:
     server.lanes.asked("tls", 0, 1)
     server.until(lambda: len(server.arrived) == 3)
     server.turns()
-    server.reactor.advance(module.CONNECT_SECONDS)
+    server.reactor.advance(module.HANDSHAKE_SECONDS)
     server.until(lambda: server.said)
     assert "handshake" in server.said[0]
 
@@ -340,4 +340,5 @@ def test_stopping_closes_idle_lanes(server: Server) -> None:
     server.lanes.asked("plain", 2, 4)
     server.lanes.stop()
     server.until(lambda: all(lane.ended for lane in lanes))
+    server.visits.stop()
     assert not server.reactor.getDelayedCalls()

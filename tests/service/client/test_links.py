@@ -85,6 +85,7 @@ async def making() -> AsyncIterator[Making]:
     for link in made.links:
         if link.running:
             await maybeDeferred(link.stopService)
+    made.client.visits.stop()
     made.readiness.stop()
 
 

@@ -324,6 +324,7 @@ def test_a_server_that_gives_the_lane_up_ends_the_visit(ends: Making, reset: boo
     given_up.server.close()
     assert given_up.receive(origin, 1) == b""
     assert not given_up.visits.waiting
+    given_up.visits.stop()
     assert not given_up.reactor.getDelayedCalls()
 
 
