@@ -46,6 +46,7 @@ _RANDOM_OCTETS = 32
 _SESSION_ID_OCTETS_MAX = 32
 _HOST_NAME = 0
 
+_U16 = struct.Struct("!H")
 _EXTENSION_HEADER = struct.Struct("!HH")
 _SERVER_NAME, _ALPN, _EARLY_DATA = 0, 16, 42
 
@@ -172,35 +173,47 @@ def _read_body(body: bytes) -> tuple[str | None, tuple[bytes, ...], bool]:
     """Server name, ALPN and whether early data follows (RFC 8446 4.1.2); the extensions may be missing (TLS
     1.2).
     """
-    session_id, at = _vector(body, 2 + _RANDOM_OCTETS, 1)
-    if len(session_id) > _SESSION_ID_OCTETS_MAX:
-        raise HelloRefused(DECODE_ERROR, "a session id of more than 32 octets")
-    suites, at = _vector(body, at, 2)
-    if not suites or len(suites) % 2:
-        raise HelloRefused(DECODE_ERROR, "no list of cipher suites")
-    compressions, at = _vector(body, at, 1)
-    if not compressions:
-        raise HelloRefused(DECODE_ERROR, "no list of compression methods")
-    extensions = _read_extensions(_only_vector(body[at:], 2)) if at < len(body) else {}
+    try:
+        at = 2 + _RANDOM_OCTETS
+        if body[at] > _SESSION_ID_OCTETS_MAX:
+            raise HelloRefused(DECODE_ERROR, "a session id of more than 32 octets")
+        at += 1 + body[at]
+        (suites,) = _U16.unpack_from(body, at)
+        if not suites or suites % 2:
+            raise HelloRefused(DECODE_ERROR, "no list of cipher suites")
+        at += 2 + suites
+        if not body[at]:
+            raise HelloRefused(DECODE_ERROR, "no list of compression methods")
+        at += 1 + body[at]
+        extensions = {} if at == len(body) else _read_extensions(body, at)
+    except (IndexError, struct.error):
+        raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end") from None
     server_name = _read_server_name(extensions[_SERVER_NAME]) if _SERVER_NAME in extensions else None
     alpn = _read_alpn(extensions[_ALPN]) if _ALPN in extensions else ()
     return server_name, alpn, _EARLY_DATA in extensions
 
 
-def _read_extensions(listed: bytes) -> dict[int, bytes]:
+def _read_extensions(body: bytes, at: int) -> dict[int, bytes]:
+    """The extensions, which begin at ``at`` and end with the body. Raises struct.error where it ends too
+    soon.
+    """
+    size = len(body)
+    (listed,) = _U16.unpack_from(body, at)
+    at += 2
+    if at + listed > size:
+        raise struct.error
+    if at + listed < size:
+        raise HelloRefused(DECODE_ERROR, "a part of the ClientHello is longer than its content")
     extensions: dict[int, bytes] = {}
-    at, size = 0, len(listed)
     while at < size:
-        start = at + _EXTENSION_HEADER.size
-        if start > size:
-            raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
-        kind, length = _EXTENSION_HEADER.unpack_from(listed, at)
+        kind, length = _EXTENSION_HEADER.unpack_from(body, at)
+        start = at + 4
         at = start + length
-        if at > size:
-            raise HelloRefused(DECODE_ERROR, "a length in the ClientHello runs past its end")
         if kind in extensions:
             raise HelloRefused(DECODE_ERROR, "a TLS extension twice")  # RFC 8446 4.2: MUST NOT
-        extensions[kind] = listed[start:at]
+        extensions[kind] = body[start:at]
+    if at > size:
+        raise struct.error
     return extensions
 
 

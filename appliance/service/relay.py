@@ -314,6 +314,9 @@ class _Flow:
     def _finish(self) -> None:
         """The source's end is passed on, once all of it is out."""
         self.release_pipe()
+        if self.bare and self.back.finished:
+            self.finished = True  # both are closed now, and that says it
+            return
         if not self.finished:
             try:
                 self.sink.shutdown(socket.SHUT_WR)

@@ -117,6 +117,9 @@ LARGEST = clienthello.HELLO_OCTETS_MAX - len(message(body(server_name(NAME), (21
         (record(message(body() + b"\x00")), 50),
         (record(message(body(server_name(NAME)) + b"\x00")), 50),
         (record(message(body(server_name(NAME))[:-1])), 50),
+        (record(message(body() + b"\x00\x05" + b"\x00\x05\x00\x00")), 50),
+        (record(message(body() + b"\x00\x04" + b"\x00\x05\x00\x01")), 50),
+        (record(message(body() + b"\x00\x02" + b"\x00\x05")), 50),
         (record(message(b"")), 50),
         # records
         (b"\x16\x02", 50),

@@ -23,7 +23,7 @@ from appliance.ingress.peek import LanePreface, Peek
 from appliance.service import keepalive, ports
 from appliance.service.deadlines import Deadlines
 from appliance.service.fewlines import FewLines
-from appliance.service.readiness import READABLE, Readiness
+from appliance.service.readiness import ENDING, READABLE, Readiness
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.gate import Gate, Port
 from appliance.service.server.lanes import Lanes
@@ -92,8 +92,9 @@ class TlsArrival:
         self._entry = entry
         self._peek = Peek()
 
-    def ready(self, _events: int) -> None:
-        self._entry.heard(self)
+    def ready(self, events: int) -> None:
+        if events & (READABLE | ENDING):
+            self._entry.heard(self)
 
     def feed(self, octets: bytes) -> bool:
         try:
@@ -127,8 +128,9 @@ class HttpArrival:
         self._entry = entry
         self._reader = HeadReader()
 
-    def ready(self, _events: int) -> None:
-        self._entry.heard(self)
+    def ready(self, events: int) -> None:
+        if events & (READABLE | ENDING):
+            self._entry.heard(self)
 
     def feed(self, octets: bytes) -> bool:
         try:

@@ -15,10 +15,11 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 from appliance.ingress import refusal
-from appliance.ingress.limits import Limits, Over, Sources
+from appliance.ingress.limits import Limits, Network, Over, Sources
 from appliance.service.fewlines import FewLines
 
 #: Kept of the descriptors: a tenth (facts of other servers: 10 %), at least what a small process needs, and
@@ -128,10 +129,16 @@ class Gate:
         return {"open": self.inside, "sources": len(self._sources), **refused}
 
     def _is_exempt(self, address: str) -> bool:
-        with contextlib.suppress(ValueError):
-            host = ipaddress.ip_address(address)
-            return any(host in network for network in self._limits.exempt)
+        return _is_in(address, self._limits.exempt)
+
+
+@lru_cache(1024)  # a proxy in front of us is always the same one, and over its limits
+def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
+    try:
+        host = ipaddress.ip_address(address)
+    except ValueError:
         return False
+    return any(host in network for network in networks)
 
 
 def source_of(address: str) -> str | bytes:

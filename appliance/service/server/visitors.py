@@ -236,7 +236,7 @@ class Visitors:
         visit.going_to(forwarded=offer is not None and offer.forwarded)
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
-        self._lane_ready(visit, lane, READABLE | WRITABLE)
+        self._lane_ready(visit, lane, WRITABLE)  # nothing can have come yet
 
     def _lane_ready(self, visit: Visit, lane: Lane, events: int) -> None:
         if visit.lane is not lane:
