@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks import relaycost
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
-from benchmarks.relaypeers import ROOT, versions
+from benchmarks.relaypeers import ROOT, SHOWN, versions
 from benchmarks.relayresults import Goal, Row, save
 
 ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Goal]]] = {
@@ -42,7 +42,10 @@ ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Goal]]] = {
             Goal("keepalive_512", 1.15, "haproxy"),
         ),
     ),
-    "new": (relaycost.new, (Goal("new", 1.1, "rathole"), Goal("new", 0.5, "frp"))),
+    "new": (
+        relaycost.new,
+        (Goal("new", 1.1, "rathole"), Goal("new", 0.5, "frp"), Goal("new_lost", 0)),
+    ),
     "http": (relaycost.http, (Goal("http_keepalive", 1.0, "frp"), Goal("http_bulk", 1.0, "frp"))),
     "latency": (
         relaycost.latency,
@@ -57,6 +60,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--tunnels", default="", help=f"only these, of {','.join(SHOWN)}")
     options.add_argument(
         "--into", type=Path, default=ROOT / ".bench" / "speed", help="the folder of relay.json and the graphs"
     )
@@ -65,6 +69,10 @@ def main() -> None:
     for name in names:
         if name not in ROWS:
             options.error(f"there is no row {name}; rows are {', '.join(ROWS)}")
+    only = [name for name in chosen.tunnels.split(",") if name]
+    for name in only:
+        if name not in SHOWN:
+            options.error(f"there is no tunnel {name}; tunnels are {', '.join(SHOWN)}")
     done = []
     for name in names:
         row = Row(name)
@@ -75,7 +83,7 @@ def main() -> None:
             web = WebServer(directory / "web")
             try:
                 row.begin()
-                ROWS[name][0](Bench(directory, chosen.rounds, web), row)
+                ROWS[name][0](Bench(directory, chosen.rounds, web, only), row)
             finally:
                 web.kill()
         row.medians()

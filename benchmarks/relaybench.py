@@ -21,6 +21,8 @@ class Bench:
     directory: Path
     rounds: int
     web: WebServer
+    only: Sequence[str] = ()
+    """The tunnels to measure, where not all are."""
 
     @property
     def origins(self) -> Mapping[str, int]:
@@ -35,13 +37,13 @@ class Bench:
         """Those that can be had, running and warm."""
         with ExitStack() as running:
             made = []
-            for name in present(wanted):
+            for name in present([one for one in wanted if not self.only or one in self.only]):
                 tunnel = start(name, self.directory, origins)
                 running.callback(tunnel.kill)
                 if "www" in origins:
-                    with told(f"the first {WARMING} connections, {name}"):
-                        new_connections(tunnel, "www", 32, WARMING)
+                    new_connections(tunnel, "www", 32, WARMING)
                 made.append(tunnel)
+                print(f" {name}: server {tunnel.server}, client {tunnel.client}", flush=True)
             yield made
 
     def turns(self, row: Row, wanted: Sequence[str], origins: Mapping[str, int]) -> Iterator[Tunnel]:

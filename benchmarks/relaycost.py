@@ -48,6 +48,7 @@ def new(bench: Bench, row: Row) -> None:
             cost = new_connections(tunnel, "www", NEW_AT_ONCE, NEW_COUNT)
             row.note("new", "us", tunnel.name, cost.each_microseconds)
             row.note("new_rate", "1/s", tunnel.name, cost.a_second)
+            row.note("new_lost", "connections", tunnel.name, cost.failed)
 
 
 def http(bench: Bench, row: Row) -> None:

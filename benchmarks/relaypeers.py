@@ -76,7 +76,7 @@ def haproxy(directory: Path, origins: Mapping[str, int], options: str = "", name
     """Two of one thread each in a row. Neither looks at the SNI."""
     ports = {label: (free_port("tcp"), free_port("tcp")) for label in origins}
     head = (
-        "global\n  nbthread 1\n  maxconn 9000\ndefaults\n  mode tcp\n  timeout connect 5s\n"
+        "global\n  nbthread 1\n  maxconn 6000\ndefaults\n  mode tcp\n  timeout connect 5s\n"
         f"  timeout client 3600s\n  timeout server 3600s\n{options}"
     )
     first = [(label, one, two) for label, (one, two) in ports.items()]
