@@ -13,13 +13,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import relaycost
+from benchmarks import relaybeside, relaycost, relayidle
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
 from benchmarks.relaypeers import ROOT, SHOWN, versions
-from benchmarks.relayresults import Goal, Row, save
+from benchmarks.relayresults import AtLeast, Bar, Either, Goal, Row, save
 
-ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Goal]]] = {
+ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
     "bulk": (
         relaycost.bulk,
         (
@@ -50,6 +50,24 @@ ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Goal]]] = {
     "latency": (
         relaycost.latency,
         (Goal("latency_p50", 1.0, "rathole"), Goal("latency_p99", 1.0, "rathole")),
+    ),
+    "idle": (relayidle.idlevisitors, (Goal("idle_visitor", 4), Goal("idle_visitor_descriptors", 4.1))),
+    "idleclients": (
+        relayidle.idleclients,
+        (
+            Goal("idle_client", 1.0, "frp"),
+            Goal("idle_client", 1.0, "rathole_tls"),
+            Goal("idle_client_cpu", 1.0, "frp"),
+            Goal("idle_client_cpu", 1.0, "rathole_tls"),
+        ),
+    ),
+    "besides": (
+        relaybeside.besides,
+        (Either("besides_p99", (Goal("besides_times", 2.0), Goal("besides_p99", 1.0, "rathole"))),),
+    ),
+    "stalled": (
+        relaybeside.stalled,
+        (Goal("stalled_times", 1.25), AtLeast("stalled_served", 0.99)),
     ),
 }
 LEFT_OUT = ("soak",)

@@ -11,11 +11,11 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 OURS = "ours"
 
@@ -55,6 +55,12 @@ class Row:
                 print(f"measured {name}_{tunnel} {figure.median(tunnel):.4g} {figure.unit}", flush=True)
 
 
+class Bar(Protocol):
+    """Something that is to be reached; ``line`` says whether it was."""
+
+    def line(self, figures: Mapping[str, Figure]) -> str: ...
+
+
 @dataclass(frozen=True)
 class Goal:
     """``figure`` of ours may be so many times ``to``'s; without ``to`` it is bounded itself."""
@@ -86,6 +92,36 @@ class Goal:
             verdict = "MISS" if figure is None or figure.median(OURS) is None else "skipped"
             return f"bar {self.name} - {self.at_most:g} {verdict}"
         return f"bar {self.name} {value:.3g} {self.at_most:g} {'ok' if value <= self.at_most else 'MISS'}"
+
+
+@dataclass(frozen=True)
+class Either:
+    """One of these goals is enough; the value is how much of the easiest one is used, 1 at most."""
+
+    name: str
+    goals: Sequence[Goal]
+
+    def line(self, figures: Mapping[str, Figure]) -> str:
+        used = [
+            value / goal.at_most for goal in self.goals if (value := goal.value(figures)) is not None
+        ]
+        if not used:
+            return f"bar {self.name} - 1 MISS"
+        return f"bar {self.name} {min(used):.3g} 1 {'ok' if min(used) <= 1 else 'MISS'}"
+
+
+@dataclass(frozen=True)
+class AtLeast:
+    """Ours may not be less."""
+
+    figure: str
+    at_least: float
+
+    def line(self, figures: Mapping[str, Figure]) -> str:
+        value = figures[self.figure].median(OURS) if self.figure in figures else None
+        if value is None:
+            return f"bar {self.figure} - {self.at_least:g} MISS"
+        return f"bar {self.figure} {value:.3g} {self.at_least:g} {'ok' if value >= self.at_least else 'MISS'}"
 
 
 def machine() -> dict[str, Any]:
