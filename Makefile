@@ -3,6 +3,7 @@
 # make prove    the slow tests too
 # make docs     docs/reference/settings.md, from the settings' classes
 # make bench-dns  the nameserver beside NSD, Knot, PowerDNS and BIND; bar NAME VALUE GOAL ok|MISS
+# make bench-relay  the tunnel beside HAProxy, frp and rathole; ROWS="bulk new" for some of it, ROWS=soak
 # make chaos MINUTES=75  the fleet under faults, in network namespaces (root): bar NAME VALUE GOAL ok|MISS
 # make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
 #
@@ -15,6 +16,8 @@ DNS_PORT ?= 5354
 TLS_PORT ?= 8443
 HTTP_PORT ?= 8080
 MINUTES ?= 75
+ROUNDS ?= 3
+ROWS ?=
 PACKAGES := bind9-dnsutils knot-dnsutils unbound nginx chromium nsd knot bind9 iproute2 nftables curl dnsperf \
   nghttp2-client haproxy faketime libnss3-tools pebble lego certbot python3-certbot-dns-rfc2136 zonemaster-cli \
   dnsviz pdns-server pdns-backend-bind
@@ -22,7 +25,7 @@ PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h
   dnsperf pebble lego certbot zonemaster-cli dnsviz pdns_server
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
-.PHONY: run test prove bench-dns chaos measure check docs packages clean
+.PHONY: run test prove bench-dns bench-relay chaos measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 
@@ -41,6 +44,10 @@ measure: .venv/test-ready packages
 
 bench-dns: .venv/test-ready packages
 	@exec .venv/bin/python -m benchmarks.dns
+
+# The peers that are not of Debian are built by benchmarks/getpeers.sh into .bench; without them it goes on.
+bench-relay: .venv/test-ready packages
+	@exec .venv/bin/python -m benchmarks.relay --rounds $(ROUNDS) --into docs/speed $(ROWS)
 
 chaos: .venv/test-ready packages
 	@exec .venv/bin/python -m tests.lab.chaos --minutes $(MINUTES)
