@@ -130,7 +130,7 @@ class Site(Joined):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("proxy"))
+    made = Site(tmp_path_factory.mktemp("proxy"), server='access_log = "access.log"\n')
     with made.running:
         made.start()
         yield made
@@ -199,6 +199,14 @@ def test_what_the_header_holds_for_a_visitor_by_http(site: Site) -> None:
     assert header.destination == (site.appliance.address, site.ports.http)
     assert [kind for kind, _ in header.values] == [AUTHORITY, UNIQUE_ID]
     assert header.values[0][1] == f"parsed.{ZONE}".encode()
+    log = site.appliance.directory / "access.log"
+
+    def line() -> list[str]:
+        end = f" {header.values[1][1].hex()}\n"
+        return [one for one in log.read_text().splitlines(keepends=True) if one.endswith(end)]
+
+    (said,) = wait_for(line, 10, "the visitor's line, with the id that the origin got")
+    assert said.split()[1:4] == [f"parsed.{ZONE}", f"{where[0]}:{where[1]}", "home"]
 
 
 def test_a_visitor_by_ipv6(site: Site) -> None:
