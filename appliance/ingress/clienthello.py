@@ -46,6 +46,7 @@ _RANDOM_OCTETS = 32
 _SESSION_ID_OCTETS_MAX = 32
 _HOST_NAME = 0
 
+_FIRST_OCTETS = struct.Struct("!BBxHBBH")
 _U16 = struct.Struct("!H")
 _EXTENSION_HEADER = struct.Struct("!HH")
 _SERVER_NAME, _ALPN, _EARLY_DATA = 0, 16, 42
@@ -97,6 +98,8 @@ class HelloReader:
         """Take further octets; None while the hello is not whole. Raises HelloRefused. Not to be fed after
         either.
         """
+        if not self.octets and (body := _whole_in_one(octets)) is not None:
+            return ClientHello(*_read_body(body), octets=octets, rest=b"")
         self.octets += octets
         while not self._is_whole():
             fragment = self._next_fragment()
@@ -149,6 +152,22 @@ class HelloReader:
 
     def _message_octets(self) -> int:
         return _MESSAGE_HEADER_OCTETS + int.from_bytes(self._message[1:_MESSAGE_HEADER_OCTETS])
+
+
+def _whole_in_one(octets: bytes) -> bytes | None:
+    """The body of a hello that is one record, and all that was sent: most are. None: it has to be read with
+    care.
+    """
+    size = len(octets)
+    start = _RECORD_HEADER_OCTETS + _MESSAGE_HEADER_OCTETS
+    if size <= start or size > HELLO_OCTETS_MAX:
+        return None
+    kind, version, length, message, high, low = _FIRST_OCTETS.unpack_from(octets)
+    if kind != _HANDSHAKE or version != 3 or message != _CLIENT_HELLO:
+        return None
+    if length != size - _RECORD_HEADER_OCTETS or (high << 16) + low != size - start:
+        return None
+    return octets[start:]
 
 
 def _vector(octets: bytes, at: int, length_octets: int) -> tuple[bytes, int]:

@@ -32,20 +32,23 @@ class Peek:
     """Reads until it is clear who connected."""
 
     def __init__(self) -> None:
-        self._hello = HelloReader()
-
-    @property
-    def octets(self) -> bytes:
-        """Everything that was fed."""
-        return bytes(self._hello.octets)
+        self._preface: bytearray | None = None
+        self._hello: HelloReader | None = None
 
     def feed(self, octets: bytes) -> ClientHello | LanePreface | None:
         """Take further octets; None while it is not clear yet. Raises HelloRefused. Not to be fed after
         either.
         """
-        read = self._hello.octets
-        if (read or octets)[:1] != LANE_MAGIC[:1]:
+        if self._hello is not None:
             return self._hello.feed(octets)
+        if self._preface is None:
+            if not octets:
+                return None
+            if octets[0] != LANE_MAGIC[0]:
+                self._hello = HelloReader()
+                return self._hello.feed(octets)
+            self._preface = bytearray()
+        read = self._preface
         read += octets
         if not LANE_MAGIC.startswith(read[: len(LANE_MAGIC)]):
             raise HelloRefused(DECODE_ERROR, "neither TLS nor the preface of a lane")

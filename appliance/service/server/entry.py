@@ -347,7 +347,7 @@ class Entry(Service):
     @property
     def silent(self) -> int:
         """How many have not said yet whom they want."""
-        return sum(map(len, self._arrivals.values()))
+        return len(self._arrivals[Port.TLS]) + len(self._arrivals[Port.HTTP])
 
     def _longest_silent(self) -> _Arrival:
         return max(self._arrivals.values(), key=len).oldest()

@@ -15,7 +15,6 @@ import resource
 import socket
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import Any
 
 from appliance.ingress import refusal
@@ -29,6 +28,8 @@ _RESERVE_AT_LEAST = 16
 _RESERVE_AT_MOST = 4096
 #: Of the descriptors for visitors, those that may be held by connections that have said nothing yet.
 _SILENT_PART = 2
+#: Sources over a limit of which it is known whether they are exempt: a proxy in front of us is always over.
+_EXEMPT_KEPT = 1024
 _READ_OCTETS = 1 << 16
 
 _WORDS = {
@@ -61,6 +62,7 @@ class Gate:
         """``linked(address)``: whether a client is linked from there, whose lanes come from there as well."""
         self._clock = clock
         self._limits = limits
+        self._exempt: dict[str, bool] = {}
         self._sources = Sources(open_at_most=limits.source_open, new_a_second=limits.source_new)
         self._linked = linked
         self._complaints = complaints
@@ -135,10 +137,14 @@ class Gate:
         return {"open": self.inside, "sources": len(self._sources), **refused}
 
     def _is_exempt(self, address: str) -> bool:
-        return _is_in(address, self._limits.exempt)
+        exempt = self._exempt.get(address)
+        if exempt is None:
+            if len(self._exempt) >= _EXEMPT_KEPT:
+                self._exempt.clear()
+            exempt = self._exempt[address] = _is_in(address, self._limits.exempt)
+        return exempt
 
 
-@lru_cache(1024)  # a proxy in front of us is always the same one, and over its limits
 def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
     try:
         host = ipaddress.ip_address(address)
