@@ -7,14 +7,14 @@ changes that UPDATE made, is in amendments.)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from appliance.dns.numbers import SOA
 from appliance.dns.steps import finish
-from appliance.dns.zone import RRset, Zone, soa_serial
+from appliance.dns.zone import Placed, RRset, Zone, soa_serial
 
 # A secondary that missed a NOTIFY asks again after the SOA's REFRESH, an hour or so; live records change a
 # few times a minute. (Knot keeps 20 and 100 MiB.)
@@ -54,7 +54,7 @@ class Change:
         )
 
 
-def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> Change:
+def difference(old: Zone, new: Zone, names: Iterable[bytes] | None = None) -> Change:
     """What leads from `old` to `new`, a later version of the same zone.
 
     `names`, when given, are the only ones at which anything can differ; without them every name is looked at.
@@ -63,16 +63,25 @@ def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> 
 
 
 def finding_difference(
-    old: Zone, new: Zone, names: Collection[bytes] | None = None
+    old: Zone, new: Zone, names: Iterable[bytes] | None = None
 ) -> Generator[None, None, Change]:
     """`difference` in steps of some microseconds, each a yield."""
     removed: list[RRset] = []
     added: list[RRset] = []
+    renewed: dict[Placed, tuple[list[RRset], list[RRset]]] = {}  # of any name with it: the names are left out
     for name in old.rrsets.keys() | new.rrsets.keys() if names is None else names:
-        before, after = old.node(name), new.node(name)
-        if before is not after:
-            removed += _missing(before, after)
-            added += _missing(after, before)
+        there = new.stored(name)
+        if isinstance(there, Placed) and there == old.stored(name):
+            if (found := renewed.get(there)) is None:
+                before, after = old.node(name), new.node(name)
+                found = renewed[there] = list(_missing(before, after)), list(_missing(after, before))
+            removed += [RRset(name, rtype, ttl, rdatas) for _, rtype, ttl, rdatas in found[0]]
+            added += [RRset(name, rtype, ttl, rdatas) for _, rtype, ttl, rdatas in found[1]]
+        else:
+            before, after = old.node(name), new.node(name)
+            if before is not after:
+                removed += _missing(before, after)
+                added += _missing(after, before)
         yield
     return Change(old.soa, new.soa, tuple(removed), tuple(added))
 
