@@ -236,9 +236,10 @@ class _Laying:
         if not changed:
             return ()
         reshaped = {one for one in changed if one in old and _shape(old[one]) != _shape(live.sets[one])}
-        places = {there for there in before.accepted.values() if isinstance(there, Placed)}
+        # Equal ones mostly are one, and to find that out is four times as quick.
+        places = {id(there): there for there in before.accepted.values() if isinstance(there, Placed)}
         self._renewed = frozenset(
-            there for there in places if any(one in changed and one in old for _, one in there.ids)
+            there for there in places.values() if any(one in changed and one in old for _, one in there.ids)
         )
         names = {name for name, there in before.accepted.items() if not isinstance(there, Placed)}
         if reshaped:

@@ -349,7 +349,7 @@ class Registry(Service):
         self._is_laying, self._has_more = True, False
         changed = self._zonefiles.change(
             publication.changes(map(self._grouped, names), self._listing),
-            lambda: publication.sets(set(self._groups.values())),
+            lambda: publication.sets({id(group): group for group in self._groups.values()}.values()),
         )
         self._listing = publication.listing
         self._keep(published.addresses)
