@@ -195,7 +195,10 @@ def laying(
         if amended is None or any(_settles(before.static, static, name) for name in amended):
             before = amended = None
     work = _Laying(static, live, before)
-    names = {name for name, _ in live} if before is None else {*names, *(amended or ()), *work.renew()}
+    if before is not None:
+        names = {*names, *(amended or ()), *work.renew()}
+    else:
+        names = {name for name, _ in (live.entries if isinstance(live, LiveRecords) else live)}
     for name in names:
         work.put(name)
         yield
