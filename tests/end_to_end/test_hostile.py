@@ -12,7 +12,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -446,8 +445,8 @@ def test_headers_that_are_forged(site: ScriptedSite, fake: tuple[FakeServer, Cli
     true = header(name) + hello(name)  # what comes behind a header is no part of it
     forged: list[Callable[[Preface], bytes]] = [
         lambda preface: seal_header(others, preface, header(name)),
-        lambda preface: seal_header(keys, replace(preface, octets=bytes(40)), header(name)),
-        lambda preface: seal_header(keys, replace(preface, counter=preface.counter + 1), header(name)),
+        lambda preface: seal_header(keys, preface._replace(octets=bytes(40)), header(name)),
+        lambda preface: seal_header(keys, preface._replace(counter=preface.counter + 1), header(name)),
         lambda preface: seal_header(keys, preface, header(name))[:-1] + b"x",
         lambda preface: b"\0\x0f" + bytes(15),
         lambda preface: b"\xff\xff" + bytes(3000),
