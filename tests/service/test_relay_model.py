@@ -158,8 +158,8 @@ steps = st.one_of(
     to_b=st.binary(max_size=READ),
     room=st.integers(0, READ),
 )
-@example(schedule=[("arrive", "a", 3), ("end", "a", 0)], to_a=b"", to_b=b"", room=5)
-@example(schedule=[("arrive", "a", READ), ("arrive", "a", READ), ("poll", "a", 0)], to_a=b"", to_b=b"", room=5)
+@example([("arrive", "a", 3), ("end", "a", 0)], to_a=b"", to_b=b"", room=5)
+@example([("arrive", "a", READ), ("arrive", "a", READ), ("poll", "a", 0)], to_a=b"", to_b=b"", room=5)
 @settings(max_examples=examples(600), deadline=None)
 def test_any_schedule(schedule: list[tuple[str, str, int]], to_a: bytes, to_b: bytes, room: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
