@@ -48,6 +48,7 @@ class Readiness:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self.clock = reactor
         self._epoll: select.epoll | None = None
         self._ready: dict[int, Ready] = {}
         self._gone: set[int] = set()  # forgotten since the last poll

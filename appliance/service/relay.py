@@ -18,19 +18,23 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 
 #: One read into memory; a flow that fills it turns bulky. 64 KiB is what HAProxy and nginx move at a time at
 #: most.
 _READ_OCTETS = 1 << 16
-#: What a flow may move before others get their turn: about a millisecond's work.
-_SLICE_OCTETS = 1 << 20
+#: What a flow may move before others get their turn: a quarter of a millisecond's work, so that ten bulky
+#: visitors delay a small one by a few milliseconds.
+_SLICE_OCTETS = 1 << 18
 #: The pipe of a bulky flow. Past the per-user limit (16,384 pages without CAP_SYS_RESOURCE) the kernel
 #: refuses to grow one (EPERM) and makes new ones of 8 KiB; at most this many of this size stay within it.
 _PIPE_OCTETS = 1 << 18
 _PIPES_AT_MOST = 192
+#: An idle pipe is closed after this: a download pauses for less, and soon costs no descriptors any more.
+_PIPE_IDLE_SECONDS = 10.0
 _SPLICE_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 
 _ARRIVED = READABLE | ENDING
@@ -70,16 +74,18 @@ class Ended:
 
 
 class Pipes:
-    """The pipes of bulky flows: a few, and none is kept by an idle one."""
+    """The pipes of bulky flows: a few, none is kept by an idle flow, and none for long by nobody."""
 
-    def __init__(self) -> None:
-        self._idle: list[tuple[int, int]] = []
+    def __init__(self, clock: Any) -> None:
+        self._idle = Deadlines[tuple[int, int]](clock, _PIPE_IDLE_SECONDS, self.discard)
         self.open = 0
 
     def borrow(self) -> tuple[int, int] | None:
         """A pipe's (read, write) descriptors, or None: then the flow goes on without."""
-        if self._idle:
-            return self._idle.pop()
+        if len(self._idle):
+            pipe = self._idle.oldest()
+            self._idle.discard(pipe)
+            return pipe
         if self.open >= _PIPES_AT_MOST:
             return None
         try:
@@ -93,7 +99,7 @@ class Pipes:
 
     def give_back(self, pipe: tuple[int, int], *, clean: bool) -> None:
         if clean:
-            self._idle.append(pipe)
+            self._idle.add(pipe)
             return
         self.discard(pipe)
 
@@ -103,8 +109,9 @@ class Pipes:
         self.open -= 1
 
     def close(self) -> None:
-        while self._idle:
-            self.discard(self._idle.pop())
+        for pipe in self._idle.all():
+            self.discard(pipe)
+        self._idle.stop()
 
 
 class _Flow:
@@ -396,7 +403,7 @@ class Relay:
     def __init__(self, readiness: Readiness) -> None:
         self.readiness = readiness
         self.joined: set[Joined] = set()
-        self.pipes = Pipes()
+        self.pipes = Pipes(readiness.clock)
 
     def join(
         self,
