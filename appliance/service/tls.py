@@ -30,6 +30,7 @@ class ServerTls:
     def __init__(self, credential: Credential, alpn: list[bytes]) -> None:
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
+        context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # a quarter of what an idle link holds
         context.use_certificate(credential.certificate)
         context.use_privatekey(credential.key)
         context.set_session_id(_SESSION_ID_CONTEXT)

@@ -12,6 +12,8 @@ PONG_SECONDS = 9.0
 """How long a pong may take: longer than a lossy path stutters, and a program that is stopped right behind a
 pong is found within 15 s, the 5 s to the next ping included.
 """
+HEARD_SLACK_SECONDS = 0.5
+"""Who is pinged need not ping: he waits for the next one, and for its delay. So of two ends one pings."""
 LATE_LOOK_SECONDS = 1.0
 """A look that comes so late is the fault of this program: the pong may lie in the socket, unread."""
 
@@ -28,6 +30,15 @@ class Liveness:
         self._asked: str | None = None
         self._asked_at = now
         self._deadline = now + ping_seconds
+
+    def every(self, ping_seconds: float) -> None:
+        """Ping so often, from the next ping on."""
+        self._ping_seconds = ping_seconds
+
+    def heard(self, now: float) -> None:
+        """The other end has pinged, so it lives."""
+        if self._asked is None:
+            self._deadline = max(self._deadline, now + self._ping_seconds + HEARD_SLACK_SECONDS)
 
     def next_deadline(self) -> float:
         """When to look again: to send a ping, or because a pong is overdue."""

@@ -58,6 +58,7 @@ _REASON = word("[a-z0-9_]{1,40}")
 _TEXT = sentence(1000)
 _NONCE = word("[!-~]{1,64}")
 _CRL = whole(0, MAX_CRL_NUMBER)
+_PING_SECONDS = seconds(1, 300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Welcome:
     server: Annotated[str, word("[a-z0-9._-]{1,63}")]
     boot: Annotated[str, word("[!-~]{1,64}")]
     session: Annotated[str, hexadecimal(16)]
-    ping_seconds: Annotated[float, seconds(1, 300)]
+    ping_seconds: Annotated[float, _PING_SECONDS]
     crl: Annotated[int | None, _CRL] = None
 
 
@@ -150,16 +151,21 @@ class Goodbye:
 
 @dataclass(frozen=True, slots=True)
 class Ping:
-    """Are you there? Answer with the same nonce."""
+    """Are you there? Answer with the same nonce.
+
+    `ping_seconds`, from a server: no longer what welcome said.
+    """
 
     nonce: Annotated[str, _NONCE]
+    ping_seconds: Annotated[float | None, _PING_SECONDS] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Pong:
-    """I am here: the nonce of your ping."""
+    """I am here: the nonce of your ping; `ping_seconds` as in a ping."""
 
     nonce: Annotated[str, _NONCE]
+    ping_seconds: Annotated[float | None, _PING_SECONDS] = None
 
 
 Message = (

@@ -271,7 +271,7 @@ class _Session:
             return self._fail("silent", "a ping was not answered in time")
         nonce = self._liveness.due(now)
         if nonce is not None:
-            self._send(Ping(nonce))
+            self._send(Ping(nonce, self._new_pace()))
         return self._check_unsent()
 
     def give(self, revoked: RevocationList) -> None:
@@ -296,9 +296,13 @@ class _Session:
             return self._fail("protocol", f"{type(message).__name__.lower()} came while {before.value}")
         match message:
             case Ping():
-                self._send(Pong(message.nonce))
+                self._keep_pace(message)
+                if self._liveness is not None:
+                    self._liveness.heard(now)
+                self._send(Pong(message.nonce, self._new_pace()))
                 return []
             case Pong():
+                self._keep_pace(message)
                 if self._liveness is None or not self._liveness.answered(message.nonce, now):
                     return self._fail("protocol", "a pong came for no ping")
                 return []
@@ -308,6 +312,13 @@ class _Session:
                 return self._take_crl(message)
             case _:
                 return self._hear(message, now)
+
+    def _new_pace(self) -> float | None:
+        """What the other end has to be told of how often to ping."""
+        return None
+
+    def _keep_pace(self, message: Ping | Pong) -> None:
+        """Hear how often to ping."""
 
     def _take_crl(self, part: Crl) -> list[Event]:
         try:
@@ -370,6 +381,7 @@ class ServerSession(_Session):
         self._service_name = service_name
         self._offers: dict[str, Offer] = {}
         self._lanes: dict[str, Lanes] = {}
+        self._pace: float | None = None
 
     @property
     def offers(self) -> Mapping[str, Offer]:
@@ -386,6 +398,16 @@ class ServerSession(_Session):
         """Tells the client how many idle lanes of a kind are held; of several unsent only the last."""
         if self.state not in (State.OPENING, State.ENDED):
             self._lanes[kind] = Lanes(kind, held, waiting)
+
+    def ping_every(self, ping_seconds: float) -> None:
+        """Both ends are to ping so often from now on; the client hears of it with the next ping or pong."""
+        self._pace = ping_seconds
+        if self._liveness is not None:
+            self._liveness.every(ping_seconds)
+
+    def _new_pace(self) -> float | None:
+        pace, self._pace = self._pace, None
+        return pace
 
     def drain(self, reconnect_in: float) -> None:
         """Tells the client that this server will leave, and in how many seconds to come back."""
@@ -475,6 +497,10 @@ class ClientSession(_Session):
         """Takes a name back: no new visitors of it."""
         if self._offers.pop(name, None) is not None and self.state not in (State.OPENING, State.ENDED):
             self._send(Unregister(name))
+
+    def _keep_pace(self, message: Ping | Pong) -> None:
+        if message.ping_seconds is not None and self._liveness is not None:
+            self._liveness.every(message.ping_seconds)
 
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""

@@ -6,7 +6,7 @@ from itertools import count
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.tunnel.liveness import LATE_LOOK_SECONDS, PONG_SECONDS, Liveness
+from appliance.tunnel.liveness import HEARD_SLACK_SECONDS, LATE_LOOK_SECONDS, PONG_SECONDS, Liveness
 from tests.effort import examples
 
 
@@ -45,6 +45,25 @@ def test_answers_that_answer_nothing() -> None:
     assert not alive.answered("n2", 5.0)
     assert alive.answered("n1", 5.0)
     assert not alive.answered("n1", 5.0)
+
+
+def test_who_is_pinged_does_not_ping() -> None:
+    alive = liveness()
+    for second in (3.0, 8.0, 13.2):
+        alive.heard(second)
+        assert alive.next_deadline() == second + 5.0 + HEARD_SLACK_SECONDS
+        assert alive.due(second + 5.4) is None
+    assert alive.due(18.7) == "n1"
+    alive.heard(19.0)  # a ping that crossed ours: the answer is still due
+    assert alive.next_deadline() == 18.7 + PONG_SECONDS
+
+
+def test_a_new_pace() -> None:
+    alive = liveness()
+    alive.every(30.0)
+    assert alive.due(5.0) == "n1"
+    assert alive.answered("n1", 5.1)
+    assert alive.next_deadline() == 35.0
 
 
 def test_overdue_to_the_second() -> None:

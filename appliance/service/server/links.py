@@ -32,6 +32,7 @@ from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
+    PING_SECONDS,
     ClientDraining,
     CrlBrought,
     Ended,
@@ -45,6 +46,10 @@ from appliance.tunnel.session import (
 #: Instances of one client certificate that share its names: enough for a rolling deploy of a large service,
 #: few enough that a stolen certificate cannot fill the table.
 _INSTANCES_AT_MOST = 16
+#: Above so many links a ping goes to each every 30 s only, below half as many every 5 s again: what links cost
+#: at rest does not grow for ever.
+_MANY_LINKS = 500
+_PING_SECONDS_OF_MANY = 30.0
 #: Visitors joined through a client whose link went silent are left alone for so long: he may come back.
 _ORPHANS_SECONDS = 60.0
 #: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
@@ -110,6 +115,7 @@ class Links:
         self.revocations = revocations
         self._jitter = jitter
         self._is_draining = False
+        self.ping_seconds = PING_SECONDS
         self._links: dict[Session, _Link] = {}
         self._addresses: Counter[str] = Counter()
         self._by_instance: dict[tuple[str, str], Session] = {}
@@ -172,6 +178,16 @@ class Links:
         self.sessions[session.id] = session
         self._links[session] = link
         self._addresses[link.address] += 1
+        self._pace()
+
+    def _pace(self) -> None:
+        """Ping seldom while there are many links, and tell those that are there."""
+        many = len(self.sessions) > (_MANY_LINKS if self.ping_seconds == PING_SECONDS else _MANY_LINKS // 2)
+        ping_seconds = _PING_SECONDS_OF_MANY if many else PING_SECONDS
+        if ping_seconds != self.ping_seconds:
+            self.ping_seconds = ping_seconds
+            for link in self._links.values():
+                link.ping_every(ping_seconds)
 
     def _instance_known(self, session: Session, instance: str) -> bool:
         """The hello came: take over from the same instance's old session. False when there are too many
@@ -238,6 +254,7 @@ class Links:
         self._withdraw(session)
         session.lanes.close()
         self._session_ended(session)
+        self._pace()
 
     def _give_orphans_up(self, key: tuple[str, str]) -> None:
         joined, _ = self._orphans.pop(key)
@@ -271,6 +288,7 @@ class _Link(Protocol):
             nonce=_nonce,
             now=links.reactor.seconds(),
             service_name=links.service_name,
+            ping_seconds=links.ping_seconds,
             crl=links.revocations.revoked.number,
         )
         self._share = links.shares.share(self._hear, transport)
@@ -310,6 +328,10 @@ class _Link(Protocol):
         if not self._closing:
             self._machine.give(revoked)
             self._flush()
+
+    def ping_every(self, ping_seconds: float) -> None:
+        """Both ends ping so often from now on."""
+        self._machine.ping_every(ping_seconds)
 
     def drain(self, reconnect_in: float) -> None:
         """Say that this server will leave, and when to come back."""
