@@ -118,8 +118,8 @@ class TunnelServer(Service):
     def startService(self) -> None:
         """Read the credential, as the user that stays, and open."""
         Service.startService(self)
-        credential, ca = self._identity()
-        tls = ServerTls(credential, ca, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
+        credential, _ = self._identity()
+        tls = ServerTls(credential, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
         self._adoption = Adoption(
             self._reactor,
             self._readiness,
