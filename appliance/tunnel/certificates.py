@@ -36,8 +36,8 @@ dialled.
 MAX_NAMES = 256
 """Names in one grant, and so in one session: what one `hello` burst of 64 KiB can register."""
 EXAMINED_REMEMBERED = 256
-"""Certificates whose signature and contents are known: a client's is examined at the link, and at once again
-by a nameserver in the same process. (Dates and revocation are looked at each time.)
+"""Certificates whose signature and contents are known: a client's is examined at the link, and again by a
+nameserver in the same process. (Dates and revocation are looked at each time.)
 """
 SKEW = timedelta(minutes=5)
 """How far before its issue a certificate begins to hold, for clocks that are behind."""

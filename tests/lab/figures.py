@@ -271,7 +271,9 @@ class Experiments:
     # 14: everything at once
 
     def restart_all(self, which: tuple[str, ...]) -> float:
-        """SIGTERM to all of these, and a start of each; the seconds until all names are served again."""
+        """SIGTERM to all of these, which drains servers, and a start of each; the seconds from there until
+        all names are served again.
+        """
         self.be_whole()
         appliances = [self.lab.appliances[name] for name in which]
         for appliance in appliances:
