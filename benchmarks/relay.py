@@ -13,11 +13,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import relaybeside, relaycost, relayidle
+from benchmarks import relaybeside, relaycost, relayidle, relaysoak
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
 from benchmarks.relaypeers import ROOT, SHOWN, versions
-from benchmarks.relayresults import AtLeast, Bar, Either, Goal, Row, save
+from benchmarks.relayresults import OURS, AtLeast, Bar, Either, Goal, Row, save
 
 ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
     "bulk": (
@@ -69,6 +69,10 @@ ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
         relaybeside.stalled,
         (Goal("stalled_times", 1.25), AtLeast("stalled_served", 0.99)),
     ),
+    "soak": (
+        relaysoak.soak,
+        (Goal("soak_errors", 0), Goal("soak_memory_growth", 1.05), Goal("soak_descriptors_left", 0)),
+    ),
 }
 LEFT_OUT = ("soak",)
 """What takes too long to run unasked."""
@@ -79,6 +83,8 @@ def main() -> None:
     options.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--tunnels", default="", help=f"only these, of {','.join(SHOWN)}")
+    options.add_argument("--minutes", type=float, default=30, help="of the soak")
+    options.add_argument("--connections", type=int, default=1_000_000, help="of the soak")
     options.add_argument(
         "--into", type=Path, default=ROOT / ".bench" / "speed", help="the folder of relay.json and the graphs"
     )
@@ -101,13 +107,14 @@ def main() -> None:
             web = WebServer(directory / "web")
             try:
                 row.begin()
-                ROWS[name][0](Bench(directory, chosen.rounds, web, only), row)
+                bench = Bench(directory, chosen.rounds, web, only, chosen.minutes, chosen.connections)
+                ROWS[name][0](bench, row)
             finally:
                 web.kill()
         row.medians()
         done.append(row)
         save(chosen.into / "relay.json", done, versions())
-    for row in done:
+    for row in done if not only or OURS in only else []:
         for goal in ROWS[row.name][1]:
             print(goal.line(row.figures), flush=True)
 
