@@ -13,11 +13,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import relaybeside, relaycost, relayidle, relaysoak
+from benchmarks import relaybeside, relaycost, relaygraphs, relayidle, relaysoak
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
 from benchmarks.relaypeers import ROOT, SHOWN, versions
 from benchmarks.relayresults import OURS, AtLeast, Bar, Either, Goal, Row, save
+from benchmarks.relaytable import write_table
 
 ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
     "bulk": (
@@ -112,11 +113,15 @@ def main() -> None:
             finally:
                 web.kill()
         row.medians()
+        if not only or OURS in only:
+            row.bars = [goal.line(row.figures) for goal in ROWS[name][1]]
         done.append(row)
         save(chosen.into / "relay.json", done, versions())
-    for row in done if not only or OURS in only else []:
-        for goal in ROWS[row.name][1]:
-            print(goal.line(row.figures), flush=True)
+        relaygraphs.draw(chosen.into)
+        write_table(chosen.into)
+    for row in done:
+        for line in row.bars:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

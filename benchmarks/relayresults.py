@@ -40,6 +40,7 @@ class Row:
     figures: dict[str, Figure] = field(default_factory=dict)
     series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     """What was looked at all the time: seconds, and what it was then."""
+    bars: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
         self.date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
@@ -151,6 +152,7 @@ def save(path: Path, rows: Iterable[Row], versions: Mapping[str, str]) -> dict[s
                     for name, figure in row.figures.items()
                 },
                 "series": row.series,
+                "bars": row.bars,
             }
             for row in all_rows.values()
         ],
@@ -167,5 +169,5 @@ def load(path: Path) -> list[Row]:
     for row in json.loads(path.read_text())["rows"]:
         figures = {name: Figure(kept["unit"], kept["values"]) for name, kept in row["figures"].items()}
         series = {name: [(when, what) for when, what in kept] for name, kept in row["series"].items()}
-        found.append(Row(row["name"], row["date"], row["load"], figures, series))
+        found.append(Row(row["name"], row["date"], row["load"], figures, series, row["bars"]))
     return found
