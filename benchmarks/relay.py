@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from benchmarks import relaybeside, relaycost, relaygraphs, relayidle, relaysoak
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
@@ -110,6 +112,9 @@ def main() -> None:
                 row.begin()
                 bench = Bench(directory, chosen.rounds, web, only, chosen.minutes, chosen.connections)
                 ROWS[name][0](bench, row)
+            except (Exception, pytest.fail.Exception) as error:
+                # The other rows are worth having all the same; the bars of this one are missed.
+                print(f"FAILED row {name}: {error!r}"[-2000:], flush=True)
             finally:
                 web.kill()
         row.medians()
