@@ -9,6 +9,7 @@ peer's. A peer that is not installed is left out with one line, and its bars say
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -100,6 +101,8 @@ def main() -> None:
     for name in only:
         if name not in SHOWN:
             options.error(f"there is no tunnel {name}; tunnels are {', '.join(SHOWN)}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for whoever is started here
     done = []
     for name in names:
         row = Row(name)
