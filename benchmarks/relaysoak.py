@@ -70,8 +70,9 @@ def _watch(row: Row, visitors: Process, pids: tuple[int, int]) -> dict[str, Any]
     while visitors.status is None:
         time.sleep(LOOK_SECONDS)
         now = time.monotonic()
-        memory.append((now - began, private_kibibytes(pids) / 1024))
-        opened.append((now - began, descriptors(pids)))
+        when = round(now - began, 1)
+        memory.append((when, round(private_kibibytes(pids) / 1024, 2)))
+        opened.append((when, descriptors(pids)))
         if now - spoke >= SAY_SECONDS:
             spoke = now
             last = visitors.output.rstrip().rpartition("\n")[2]
