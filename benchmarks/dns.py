@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.accounting import cpu_seconds, proportional_mebibytes
 from benchmarks.dnshostile import worst
 from tests.end_to_end.programs import Process, free_port
 
@@ -36,7 +37,6 @@ ROUNDS = 5
 SECONDS = 3
 BIN = Path(sys.executable).parent
 SEARCH = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
 
 
 def zone_text(names: int) -> str:
@@ -92,30 +92,10 @@ class Server:
 
     def cpu_seconds(self) -> float:
         """User and system time of the process and of all its children so far."""
-        total = 0.0
-        for pid in _family(self.process.pid):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except FileNotFoundError:
-                continue
-            total += (int(fields[11]) + int(fields[12])) * _TICK_SECONDS
-        return total
+        return cpu_seconds([self.process.pid])
 
     def resident_mebibytes(self) -> float:
-        total = 0
-        for pid in _family(self.process.pid):
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Pss:"):
-                    total += int(line.split()[1])
-        return total / 1024
-
-
-def _family(pid: int) -> list[int]:
-    found = [pid]
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += _family(int(child))
-    return found
+        return proportional_mebibytes([self.process.pid])
 
 
 def _configured(directory: Path, files: dict[str, str]) -> Path:

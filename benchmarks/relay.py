@@ -9,15 +9,19 @@ peer's. A peer that is not installed is left out with one line, and its bars say
 from __future__ import annotations
 
 import argparse
+import resource
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import relaybeside, relaycost, relayidle
+import pytest
+
+from benchmarks import relaybeside, relaycost, relaygraphs, relayidle, relaysoak
 from benchmarks.relaybench import Bench
 from benchmarks.relayorigin import WebServer
 from benchmarks.relaypeers import ROOT, SHOWN, versions
-from benchmarks.relayresults import AtLeast, Bar, Either, Goal, Row, save
+from benchmarks.relayresults import OURS, AtLeast, Bar, Either, Goal, Row, save
+from benchmarks.relaytable import write_table
 
 ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
     "bulk": (
@@ -69,6 +73,10 @@ ROWS: dict[str, tuple[Callable[[Bench, Row], None], Sequence[Bar]]] = {
         relaybeside.stalled,
         (Goal("stalled_times", 1.25), AtLeast("stalled_served", 0.99)),
     ),
+    "soak": (
+        relaysoak.soak,
+        (Goal("soak_errors", 0), Goal("soak_memory_growth", 1.05), Goal("soak_descriptors_left", 0)),
+    ),
 }
 LEFT_OUT = ("soak",)
 """What takes too long to run unasked."""
@@ -79,6 +87,8 @@ def main() -> None:
     options.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--tunnels", default="", help=f"only these, of {','.join(SHOWN)}")
+    options.add_argument("--minutes", type=float, default=30, help="of the soak")
+    options.add_argument("--connections", type=int, default=1_000_000, help="of the soak")
     options.add_argument(
         "--into", type=Path, default=ROOT / ".bench" / "speed", help="the folder of relay.json and the graphs"
     )
@@ -91,6 +101,8 @@ def main() -> None:
     for name in only:
         if name not in SHOWN:
             options.error(f"there is no tunnel {name}; tunnels are {', '.join(SHOWN)}")
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for whoever is started here
     done = []
     for name in names:
         row = Row(name)
@@ -101,15 +113,23 @@ def main() -> None:
             web = WebServer(directory / "web")
             try:
                 row.begin()
-                ROWS[name][0](Bench(directory, chosen.rounds, web, only), row)
+                bench = Bench(directory, chosen.rounds, web, only, chosen.minutes, chosen.connections)
+                ROWS[name][0](bench, row)
+            except (Exception, pytest.fail.Exception) as error:
+                # The other rows are worth having all the same; the bars of this one are missed.
+                print(f"FAILED row {name}: {error!r}"[-2000:], flush=True)
             finally:
                 web.kill()
         row.medians()
+        if not only or OURS in only:
+            row.bars = [goal.line(row.figures) for goal in ROWS[name][1]]
         done.append(row)
         save(chosen.into / "relay.json", done, versions())
+        relaygraphs.draw(chosen.into)
+        write_table(chosen.into)
     for row in done:
-        for goal in ROWS[row.name][1]:
-            print(goal.line(row.figures), flush=True)
+        for line in row.bars:
+            print(line, flush=True)
 
 
 if __name__ == "__main__":

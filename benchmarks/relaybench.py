@@ -23,6 +23,9 @@ class Bench:
     web: WebServer
     only: Sequence[str] = ()
     """The tunnels to measure, where not all are."""
+    minutes: float = 30
+    connections: int = 1_000_000
+    """Of the soak."""
 
     @property
     def origins(self) -> Mapping[str, int]:

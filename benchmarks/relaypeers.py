@@ -16,12 +16,17 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import attrs
+
+from appliance.settings import ServerSettings
 from tests.end_to_end.programs import Process, free_port, wait_for
-from tests.end_to_end.site import ZONE, Appliance, Client, Ports, listens
+from tests.end_to_end.site import BIN, ZONE, Appliance, Client, Ports, listens
 
 ROOT = Path(__file__).resolve().parent.parent
 SEARCH = f"{ROOT}/.bench/bin:{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 START_SECONDS = 20.0
+QUIET = {"RUST_LOG": "error"}
+"""Of the log of rathole; frp's is told by its settings."""
 HTTP = "http"
 """The label of the origin for plain HTTP; every other one is for TLS and is `LABEL.site.test`."""
 
@@ -49,10 +54,16 @@ class Tunnel:
         return f"{scheme}://{host}.{ZONE}:{self.ports[label]}{path}"
 
 
-def ours(directory: Path, origins: Mapping[str, int]) -> Tunnel:
-    """The product as it is installed: an appliance that is also the nameserver, and a client."""
+def ours(directory: Path, origins: Mapping[str, int], inside: Sequence[str] = ()) -> Tunnel:
+    """The product as it is installed: an appliance that is also the nameserver, and a client.
+
+    ``inside``: the words that start a program in a network of its own.
+    """
     ports = Ports()
-    appliance = Appliance(directory / "s1", ports)
+    twistd: list[str | Path] = [*inside, BIN / "twistd"]
+    appliance = Appliance(directory / "s1", ports, program=twistd)
+    with (appliance.directory / "appliance.toml").open("a") as settings_file:
+        settings_file.write(_limits())
     running = ExitStack()
     running.callback(appliance.kill)
     server = appliance.start()
@@ -65,11 +76,20 @@ def ours(directory: Path, origins: Mapping[str, int]) -> Tunnel:
     settings = directory / "client.toml"
     settings.write_text("\n".join(lines) + "\n")
     invitation = appliance.invite(*(f"{label}.{ZONE}" for label in labels))
-    client = Client(directory / "client", invitation, appliance, "--config", str(settings))
+    options = ("--config", str(settings))
+    client = Client(directory / "client", invitation, appliance, *options, program=twistd)
     running.callback(client.kill)
     end = client.start("s1")
     where = {label: ports.http if label == HTTP else ports.tls for label in origins}
     return Tunnel("ours", where, server.pid, end.pid, running.close)
+
+
+def _limits() -> str:
+    """Limits are counted, as for visitors from elsewhere, and never reached: here all have one address."""
+    known = {field.name for field in attrs.fields(ServerSettings)}
+    if "source_exempt" not in known:
+        return ""
+    return "source_exempt = []\nsource_open = 1000000\nsource_new = 1000000\n"
 
 
 def haproxy(directory: Path, origins: Mapping[str, int], options: str = "", name: str = "haproxy") -> Tunnel:
@@ -217,7 +237,7 @@ def versions() -> dict[str, str]:
 def _started(name: str, directory: Path, title: str, *arguments: str | Path) -> Process:
     path = program(name)
     assert path is not None, name
-    return Process([path, *arguments], directory / f"{title}.log")
+    return Process([path, *arguments], directory / f"{title}.log", env=QUIET)
 
 
 def _peer(name: str, processes: Sequence[Process], ports: Mapping[str, int]) -> Tunnel:

@@ -38,6 +38,9 @@ class Row:
     date: str = ""
     load: float = 0.0
     figures: dict[str, Figure] = field(default_factory=dict)
+    series: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """What was looked at all the time: seconds, and what it was then."""
+    bars: list[str] = field(default_factory=list)
 
     def begin(self) -> None:
         self.date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M")
@@ -148,6 +151,8 @@ def save(path: Path, rows: Iterable[Row], versions: Mapping[str, str]) -> dict[s
                     name: {"unit": figure.unit, "values": figure.values}
                     for name, figure in row.figures.items()
                 },
+                "series": row.series,
+                "bars": row.bars,
             }
             for row in all_rows.values()
         ],
@@ -163,5 +168,6 @@ def load(path: Path) -> list[Row]:
     found = []
     for row in json.loads(path.read_text())["rows"]:
         figures = {name: Figure(kept["unit"], kept["values"]) for name, kept in row["figures"].items()}
-        found.append(Row(row["name"], row["date"], row["load"], figures))
+        series = {name: [(when, what) for when, what in kept] for name, kept in row["series"].items()}
+        found.append(Row(row["name"], row["date"], row["load"], figures, series, row["bars"]))
     return found
