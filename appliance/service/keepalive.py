@@ -21,7 +21,9 @@ _IDLE_LANE_USER_TIMEOUT_MILLISECONDS = 15_000
 
 
 def of_link(sock: socket.socket) -> None:
-    """A link or a watch: quick, for records and visitors follow from its end."""
+    """A link or a watch: quick, for records and visitors follow from its end. Only TCP has these."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return
     _probe(sock, _LINK_IDLE_SECONDS, _LINK_INTERVAL_SECONDS, _LINK_PROBES)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LINK_USER_TIMEOUT_MILLISECONDS)
 

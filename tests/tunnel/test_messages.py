@@ -49,6 +49,7 @@ EVERY: list[tuple[Message, bytes]] = [
     (Goodbye("leaving", "bye"), b'{"type":"goodbye","reason":"leaving","text":"bye"}\n'),
     (Ping("n1"), b'{"type":"ping","nonce":"n1"}\n'),
     (Pong("n1"), b'{"type":"pong","nonce":"n1"}\n'),
+    (Pong("n1", 30.0), b'{"type":"pong","nonce":"n1","ping_seconds":30.0}\n'),
 ]
 
 

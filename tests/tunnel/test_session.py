@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from appliance.tunnel.certificates import MAX_NAMES, SERVICE_NAME
-from appliance.tunnel.liveness import PONG_SECONDS
+from appliance.tunnel.liveness import HEARD_SLACK_SECONDS, PONG_SECONDS
 from appliance.tunnel.messages import Goodbye, Lines, Message, Ping, Pong, Refused, Register, encode
 from appliance.tunnel.session import (
     CLIENT_ROWS,
@@ -352,6 +352,34 @@ def test_an_end_that_stopped_is_noticed(stopped: str) -> None:
     ended = Ended("silent", "a ping was not answered in time")
     assert living.tick(PING_SECONDS + PONG_SECONDS) == [ended]
     assert said(living) == [Goodbye("silent", "a ping was not answered in time")]
+
+
+def test_of_two_ends_one_pings() -> None:
+    wire = begun()
+    now, sent = 0.0, {"client": 0, "server": 0}
+    for _ in range(40):
+        now += 1.0
+        for name, end, other in (("client", wire.client, wire.server), ("server", wire.server, wire.client)):
+            assert end.tick(now) == []
+            octets = end.data_to_send()
+            sent[name] += octets.count(b'"ping"')
+            assert other.receive(octets, now + 0.1) == []
+            assert end.receive(other.data_to_send(), now + 0.2) == []
+    assert sorted(sent.values()) in ([0, 8], [1, 7])
+
+
+@pytest.mark.parametrize("pinging", ["client", "server"])
+def test_a_server_changes_how_often_both_ping(pinging: str) -> None:
+    wire = begun()
+    wire.server.ping_every(30.0)
+    one, other = (wire.client, wire.server) if pinging == "client" else (wire.server, wire.client)
+    assert one.tick(PING_SECONDS) == []
+    assert other.receive(one.data_to_send(), 5.1) == []
+    assert one.receive(other.data_to_send(), 5.2) == []
+    assert one.next_deadline() == 35.0
+    assert other.next_deadline() == 5.1 + 30.0 + HEARD_SLACK_SECONDS
+    assert one.tick(35.0) == []
+    assert said(one) == [Ping("n2")]  # it is told once
 
 
 def test_an_end_that_was_itself_stopped_looks_again_before_it_blames() -> None:

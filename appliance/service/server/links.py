@@ -46,7 +46,7 @@ from appliance.tunnel.session import (
 #: Instances of one client certificate that share its names: enough for a rolling deploy of a large service,
 #: few enough that a stolen certificate cannot fill the table.
 _INSTANCES_AT_MOST = 16
-#: Above so many links a ping goes to each every 30 s only, below half as many every 5 s again: what links cost
+#: Above so many links each gets a ping every 30 s only, below half as many every 5 s again: what links cost
 #: at rest does not grow for ever.
 _MANY_LINKS = 500
 _PING_SECONDS_OF_MANY = 30.0

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import pytest_twisted
 
+from appliance.service.server import links as module
 from appliance.tunnel.certificates import make_authority
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.herd import spread_seconds
@@ -68,6 +69,24 @@ async def test_a_draining_server_tells_its_clients_and_those_that_come_later(
         third = await ground.link(client_credential())
         await until(lambda: third.names)  # it goes on serving
         assert ServerDraining(spread_seconds(3)) in third.events
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_many_links_are_pinged_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MANY_LINKS", 2)
+    ground = Ground()
+    links: Any = ground.server._links
+    try:
+        here = [await ground.link(client_credential()) for _ in range(3)]
+        await until(lambda: all(link.names for link in here))
+        assert links.ping_seconds == 30.0
+        assert {link._machine._liveness._ping_seconds for link in links._links.values()} == {30.0}
+        for left in (2, 1):
+            here.pop().abort()
+            await until(lambda left=left: len(links.sessions) == left)  # type: ignore[misc]
+            assert links.ping_seconds == (30.0 if left == 2 else 5.0)
     finally:
         await ground.close()
 
