@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.tunnel.certificates import MAX_NAMES, grants
 from appliance.tunnel.crl import RevocationList
@@ -400,9 +400,12 @@ class ServerSession(_Session):
             self._lanes[kind] = Lanes(kind, held, waiting)
 
     def ping_every(self, ping_seconds: float) -> None:
-        """Both ends are to ping so often from now on; the client hears of it with the next ping or pong."""
-        self._pace = ping_seconds
-        if self._liveness is not None:
+        """Both ends are to ping so often from now on; the client hears of it by the next ping, pong or welcome.
+        """
+        if self._liveness is None:
+            self._welcome = replace(self._welcome, ping_seconds=ping_seconds)
+        else:
+            self._pace = ping_seconds
             self._liveness.every(ping_seconds)
 
     def _new_pace(self) -> float | None:
