@@ -21,9 +21,9 @@ from appliance.ingress import refusal
 from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello
 from appliance.ingress.httphead import RequestHead
 from appliance.ingress.requests import Requests
+from appliance.service.examined import Examined
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
-from appliance.service.server.examined import Examined
 from appliance.service.server.lanes import PLAIN, TLS, Lane
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from appliance.ingress.requests import Requests
+from appliance.service import examined
+from appliance.service.examined import Examined
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Ended, Relay
-from appliance.service.server import examined
-from appliance.service.server.examined import Examined
 from tests.ingress.test_requests import GET, HOST, NOT_SWITCHED, OTHER, POST, SWITCHED, UPGRADE
 from tests.service.turning import Turning, tcp_pair, turning
 
