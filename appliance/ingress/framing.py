@@ -12,6 +12,7 @@ import re
 from enum import Enum, auto
 from typing import Protocol
 
+from appliance.ingress.forwarded import is_forwarding
 from appliance.ingress.httphead import (
     FIELDS_MAX,
     HEAD_OCTETS_MAX,
@@ -125,7 +126,7 @@ class _Chunked:
             name, _ = read_field(line)
             # RFC 9110 6.5.1: a sender must not, and an origin that merges trailers into the head would obey
             # them.
-            if name in ROUTING_AND_FRAMING or self._trailer_fields > FIELDS_MAX:
+            if name in ROUTING_AND_FRAMING or is_forwarding(name) or self._trailer_fields > FIELDS_MAX:
                 raise HeadRefused(400, "A trailer holds what belongs into the head, or too much.")
         else:
             self.ended = True

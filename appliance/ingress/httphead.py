@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 
+from appliance.ingress.forwarded import is_forwarding
 from appliance.ingress.hostname import host_name
 
 HEAD_OCTETS_MAX = 16 * 1024
@@ -146,10 +147,9 @@ def _read_head(octets: bytes, rest: bytes) -> RequestHead:
     host = _read_host(fields, target, method)
     length = _read_length(fields, version)
     connection = _listed(fields, b"connection")
-    if not ROUTING_AND_FRAMING.isdisjoint(connection):
-        raise HeadRefused(
-            400, "Connection names a field that is for all recipients."
-        )  # RFC 9110 7.6.1: MUST NOT
+    # RFC 9110 7.6.1: MUST NOT. Apache obeyed, and so took away who the visitor is (CVE-2022-31813).
+    if not ROUTING_AND_FRAMING.isdisjoint(connection) or any(map(is_forwarding, connection)):
+        raise HeadRefused(400, "Connection names a field that is for all recipients.")
     upgrade = _listed(fields, b"upgrade")
     if any(protocol.partition(b"/")[0] == b"h2c" for protocol in upgrade):
         raise HeadRefused(400, "HTTP/2 is not offered on this port.")

@@ -152,6 +152,8 @@ PROBES: dict[str, tuple[bytes, int | None]] = {
     "a vertical tab in a value": (head(b"A: b\x0bc"), 400),
     "Connection: Host": (head(b"Connection: close, Host"), 400),
     "Connection: content-length": (head(b"Content-Length: 3", b"Connection: content-length"), 400),
+    "Connection: X-Forwarded-For": (head(b"Connection: X-Forwarded-For"), 400),
+    "Connection: forwarded": (head(b"Connection: close, forwarded"), 400),
     "TLS": (b"\x16\x03\x01\x02\x00\x01", 400),
     "100 fields": (head(*[b"A: b"] * 99), None),
     "101 fields": (head(*[b"A: b"] * 100), 431),
