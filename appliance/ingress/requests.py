@@ -5,7 +5,8 @@ The name is chosen by the first request, but a connection carries many, and the 
 serve more names than this visitor was routed to: with octets passed unexamined, one tenant got another's
 request through the keep-alive connections of a shared nginx. So each request is framed, from the visitor to
 the origin only, and no octet of it is passed on before its head was read as strictly as the first. The
-octets themselves are never altered.
+octets themselves are not altered, but for the fields that say who the visitor is, where the origin wants them
+(``forwarded``).
 
 Two readers see them all: ours, which decides (``httphead``, ``framing``), and h11, which has to agree on
 every request and on its last octet.
@@ -32,6 +33,7 @@ from enum import Enum, auto
 import h11
 
 from appliance.ingress import refusal
+from appliance.ingress.forwarded import forwarded
 from appliance.ingress.framing import Body, body_of
 from appliance.ingress.httphead import HEAD_OCTETS_MAX, HeadReader, HeadRefused, RequestHead
 
@@ -83,16 +85,23 @@ class Requests:
     answer.
     """
 
-    def __init__(self, host: str) -> None:
-        """``host``: of the first request's head, which is fed like everything else."""
+    def __init__(self, host: str, scheme: str = "http") -> None:
+        """``host``: of the first request's head, which is fed like everything else. ``scheme``: how the
+        visitor's octets came, "http" or "https".
+        """
         self.refusal: bytes | None = None
         """The page to end the connection with, once something was refused; nothing more comes out then."""
         self.heads = 0
         """Requests that were let through."""
+        self.first_method = ""
+        """Of the first request, when its head was read."""
+        self.forwarded_for: str | None = None
+        """The visitor's IP address, while the heads that are let through have to say it."""
         self._host = host
+        self._scheme = scheme
         self._state = _State.HEAD
         self._unread = bytearray()
-        self._head = HeadReader()
+        self._head = HeadReader(scheme)
         self._method = "GET"  # of the request that a refusal would answer, where that is known
         self._request: RequestHead
         self._body: Body
@@ -109,6 +118,17 @@ class Requests:
             return b""
         self._unread += octets
         return self._pass_on()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last request, of one at least, was let through to its end."""
+        return self.heads > 0 and self._state is not _State.BODY
+
+    def written(self, head: RequestHead) -> bytes:
+        """A head as the origin gets it."""
+        if self.forwarded_for is None:
+            return head.octets
+        return forwarded(head.octets, source=self.forwarded_for, proto=self._scheme)
 
     def from_origin(self, octets: bytes) -> bytes:
         """See octets on their way to the visitor; give those of the visitor that waited for them and may go
@@ -156,8 +176,9 @@ class Requests:
         del self._unread[: len(octets) - (len(head.rest) if head else 0)]
         if head is None:
             return True
-        self._head = HeadReader()
+        self._head = HeadReader(self._scheme)
         self._method = head.method
+        self.first_method = self.first_method or head.method
         if head.host != self._host:
             raise HeadRefused(421, "It began with a request for another site.")
         if head.upgrade:
@@ -169,7 +190,7 @@ class Requests:
         self._body = body_of(head.length)
         self._second = _SecondReader(head)
         self._go(_Seen.REQUEST)
-        passed += head.octets
+        passed += self.written(head)
         self._end_body()
         return True
 

@@ -287,3 +287,32 @@ def test_the_table_of_states_is_reachable() -> None:
     states = {state for state, _ in module._NEXT} | set(module._NEXT.values())
     assert states == set(module._State)
     assert {seen for _, seen in module._NEXT} == set(module._Seen)
+
+
+def test_heads_say_who_the_visitor_is_and_bodies_do_not_change() -> None:
+    requests = Requests(HOST, "https")
+    requests.forwarded_for = "2001:db8::7"
+    said = (
+        b"X-Forwarded-For: 2001:db8::7\r\nX-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-Host: www.example.org\r\n"
+        b'Forwarded: for="[2001:db8::7]";host=www.example.org;proto=https\r\n'
+    )
+    lied = request(b"PUT /b HTTP/1.1", b"X-Forwarded-For: 10.0.0.1", b"Content-Length: 5", body=b"a\r\n\r\n")
+    true = request(b"PUT /b HTTP/1.1", b"Content-Length: 5")[:-2] + said + b"\r\na\r\n\r\n"
+    passed = requests.from_visitor(lied + CHUNKED + GET)
+    head, _, body = CHUNKED.partition(b"\r\n\r\n")
+    assert passed == true + head + b"\r\n" + said + b"\r\n" + body + GET[:-2] + said + b"\r\n"
+
+
+def test_a_request_is_whole_when_its_body_is() -> None:
+    requests = Requests(HOST)
+    assert not requests.whole
+    assert requests.first_method == ""
+    for octet in POST[:-1]:
+        requests.from_visitor(bytes([octet]))
+        assert not requests.whole
+    requests.from_visitor(POST[-1:])
+    assert requests.whole
+    requests.from_visitor(GET)
+    assert requests.whole
+    assert requests.first_method == "POST"
