@@ -97,7 +97,7 @@ class Examined:
         """
         self._take_turn()
         while not self._passed:
-            if self._refused():
+            if self._paged or self._refused():
                 return b""
             try:
                 octets = self.sock.recv(_READ_OCTETS)

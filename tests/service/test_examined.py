@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -61,12 +61,17 @@ class Conversation:
 
 
 def converse(
-    reactor: Turning, readiness: Readiness, first: bytes = b"", *, buffers: int | None = None
+    reactor: Turning,
+    readiness: Readiness,
+    first: bytes = b"",
+    *,
+    buffers: int | None = None,
+    fault: Callable[[], bytes] | None = None,
 ) -> Conversation:
     visitor, near = tcp_pair(buffers)
     origin, far = tcp_pair(buffers)
     requests = Requests(HOST)
-    wire = Examined(near, requests, reactor)
+    wire = Examined(near, requests, reactor, fault) if fault else Examined(near, requests, reactor)
     talk = Conversation(reactor, visitor, origin, wire, requests)
     for sock in (visitor, near, origin, far):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -342,3 +347,39 @@ def test_without_a_join_nothing_lingers() -> None:
     assert not clock.getDelayedCalls()
     assert visitor.recv(1 << 16) == requests.refusal
     visitor.close()
+
+
+def test_a_fault_of_the_origin_is_a_page_behind_its_end(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    assert talk.read(talk.origin) == GET
+    talk.origin.close()
+    assert talk.read(talk.visitor) == b"the page"
+    assert talk.read(talk.visitor) is None
+    assert not talk.ended, "the visitor has not ended yet"
+    talk.visitor.send(GET)
+    close(talk)
+
+
+def test_an_origin_that_is_given_up(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    talk.wire.end()
+    assert talk.read(talk.visitor) == b"the page"
+    assert talk.read(talk.visitor) is None
+    talk.visitor.send(GET)  # nothing more goes to the origin
+    assert talk.read(talk.origin) == GET
+    assert not talk.ended
+    talk.reactor.advance(examined.LINGER_SECONDS)
+    assert talk.ended[0].error is not None
+    assert talk.read(talk.origin) is None
+    close(talk)
+
+
+def test_an_origin_that_is_given_up_when_the_visitor_is_gone(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    talk.turn()
+    talk.visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    talk.visitor.close()
+    talk.wire.end()
+    talk.turn()
+    assert talk.ended
+    close(talk)
