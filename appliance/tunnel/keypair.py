@@ -52,17 +52,21 @@ def read_keypair(certificate_pem: bytes, key_pem: bytes) -> Keypair:
     """What two files hold. Raises KeypairRefused."""
     leaf = _leaf(certificate_pem)
     try:
+        public = _public(leaf.public_key())
+    except (ValueError, UnsupportedAlgorithm):
+        raise KeypairRefused("certificate", "is of a key that cannot be read") from None
+    try:
         key = serialization.load_pem_private_key(key_pem, None)
     except TypeError:  # what cryptography says of a key with a password
         raise KeypairRefused("key", "its key is encrypted; a program that starts by itself cannot") from None
     except (ValueError, UnsupportedAlgorithm):
         raise KeypairRefused("key", "holds no private key in PEM that can be read whole") from None
-    if _public(key.public_key()) != _public(leaf.public_key()):
+    if _public(key.public_key()) != public:
         raise KeypairRefused("key", "is not the key of the first certificate")
     try:
         named = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = tuple(name.lower() for name in named.get_values_for_type(x509.DNSName))
-    except (x509.ExtensionNotFound, ValueError):
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, ValueError):
         names = ()
     return Keypair(certificate_pem, key_pem, names, leaf.serial_number, leaf.not_valid_after_utc)
 
