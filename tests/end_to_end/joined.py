@@ -40,13 +40,16 @@ class Joined:
         self.running.callback(self.appliance.kill)
         self.appliance.start()
 
-    def join(self, client: str, names: Mapping[str, Mapping[str, int | bool]]) -> Client:
-        """Start a client with these settings of each name; an origin is a port."""
+    def join(self, client: str, names: Mapping[str, Mapping[str, int | bool | Path]]) -> Client:
+        """Start a client with these settings of each name; an origin is a port, a file a path."""
         lines = []
         for label, settings in names.items():
             lines.append(f'[names."{label}.{ZONE}"]')
             for key, value in settings.items():
-                written = str(value).lower() if isinstance(value, bool) else f'"127.0.0.1:{value}"'
+                if isinstance(value, bool):
+                    written = str(value).lower()
+                else:
+                    written = f'"{value}"' if isinstance(value, Path) else f'"127.0.0.1:{value}"'
                 lines.append(f"{key} = {written}")
         path = self.directory / f"{client}.toml"
         path.write_text("\n".join(lines) + "\n")
