@@ -124,6 +124,11 @@ class Requests:
         """Whether the last request, of one at least, was let through to its end."""
         return self.heads > 0 and self._state is not _State.BODY
 
+    @property
+    def certain(self) -> int:
+        """How many of the visitor's next octets are in the middle of a body, whatever they are."""
+        return self._body.left - len(self._unread) if self._state is _State.BODY else 0
+
     def written(self, head: RequestHead) -> bytes:
         """A head as the origin gets it."""
         if self.forwarded_for is None:

@@ -316,3 +316,23 @@ def test_a_request_is_whole_when_its_body_is() -> None:
     requests.from_visitor(GET)
     assert requests.whole
     assert requests.first_method == "POST"
+
+
+def test_how_many_octets_are_in_the_middle_of_a_body() -> None:
+    requests = Requests(HOST)
+    assert requests.certain == 0
+    requests.from_visitor(POST[:-5])
+    assert requests.certain == 5
+    requests.from_visitor(b"hel")
+    assert requests.certain == 2
+    requests.from_visitor(b"lo")
+    assert requests.certain == 0
+    head = request(b"PUT /b HTTP/1.1", b"Transfer-Encoding: chunked")
+    requests.from_visitor(head + b"100")
+    assert requests.certain <= 0
+    requests.from_visitor(b"\r\nabc")
+    assert requests.certain == 0x100 - 3
+    requests.from_visitor(b"x" * (0x100 - 3) + b"\r")
+    assert requests.certain <= 0
+    requests.from_visitor(b"\n0\r\n\r\n" + UPGRADE[:10])
+    assert requests.certain == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -383,3 +384,32 @@ def test_an_origin_that_is_given_up_when_the_visitor_is_gone(loop: tuple[Turning
     talk.turn()
     assert talk.ended
     close(talk)
+
+
+def test_a_read_is_larger_in_the_middle_of_a_body() -> None:
+    class Sized:
+        """A socket that keeps how much was asked for."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+            self.asked: list[int] = []
+
+        def recv(self, size: int) -> bytes:
+            self.asked.append(size)
+            return self._sock.recv(size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    visitor, near = tcp_pair()
+    sized = Sized(near)
+    wire = Examined(sized, Requests(HOST), Turning())
+    visitor.send(b"PUT / HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 70000\r\n\r\n")
+    assert wire.recv(1 << 16)
+    visitor.send(bytes(10_000))
+    assert wire.recv(1 << 16) == bytes(10_000)
+    visitor.send(bytes(100))
+    assert wire.recv(1 << 16) == bytes(100)
+    assert sized.asked == [1 << 14, 1 << 16, 1 << 14]
+    wire.close()
+    visitor.close()
