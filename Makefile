@@ -3,6 +3,7 @@
 # make prove    the slow tests too
 # make docs     docs/reference/settings.md, from the settings' classes
 # make bench-dns  the nameserver beside NSD, Knot, PowerDNS and BIND; bar NAME VALUE GOAL ok|MISS
+# make bench-tls  TLS ended at the client beside nginx behind the same tunnel; bar NAME VALUE GOAL ok|MISS
 # make chaos MINUTES=75  the fleet under faults, in network namespaces (root): bar NAME VALUE GOAL ok|MISS
 # make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
 #
@@ -22,7 +23,7 @@ PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h
   dnsperf pebble lego certbot zonemaster-cli dnsviz pdns_server
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
-.PHONY: run test prove bench-dns chaos measure check docs packages clean
+.PHONY: run test prove bench-dns bench-tls chaos measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 
@@ -41,6 +42,9 @@ measure: .venv/test-ready packages
 
 bench-dns: .venv/test-ready packages
 	@exec .venv/bin/python -m benchmarks.dns
+
+bench-tls: .venv/test-ready packages
+	@exec .venv/bin/python -m benchmarks.tls
 
 chaos: .venv/test-ready packages
 	@exec .venv/bin/python -m tests.lab.chaos --minutes $(MINUTES)
