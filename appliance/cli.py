@@ -248,6 +248,8 @@ def _cell(column: str, value: Any) -> str:
         return value.partition("T")[0]
     if value is None:
         return ""
+    if isinstance(value, dict):
+        value = [f"{key} {count}" for key, count in value.items()]
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

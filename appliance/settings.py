@@ -7,6 +7,7 @@ service gets one small frozen value; nobody else reads TOML. How TOML becomes va
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from appliance.derived import (
 from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
 from appliance.dns.ratelimit import RATE_DEFAULT, SLIP_DEFAULT
 from appliance.fleet.publish import may_be_published
+from appliance.ingress.limits import NEW_A_SECOND, OPEN_AT_MOST, THIS_MACHINE, Network
 from appliance.keypairsettings import with_paths, without_other_end, wrong_keypair
 from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
 from appliance.secondaries import SecondarySettings, SecondaryTable, read_secondary, wrong_secondaries
@@ -224,6 +226,39 @@ class ServerSettings:
         "the nameservers of the enrolment, and those in the NS records of its zone",
         default=(),
     )
+    source_open: int = _doc(
+        "How many connections one IPv4 address, or IPv6 /64, may have open as a visitor; `0` is no limit.",
+        "`1024`",
+        default=OPEN_AT_MOST,
+    )
+    source_new: int = _doc(
+        "How many it may open in a second; `0` is no limit.", "`200`", default=NEW_A_SECOND
+    )
+    source_exempt: tuple[Network, ...] = _doc(
+        "Networks whose addresses have neither limit: a proxy in front, a monitor.",
+        '`["127.0.0.0/8", "::1"]`',
+        default=THIS_MACHINE,
+    )
+    name_open: int = _doc(
+        "How many visitors one name (or wildcard) may have at a time on this server; `0` is no limit.",
+        "`0`",
+        default=0,
+    )
+    all_open: int = _doc(
+        "How many visitors there may be in all; `0` is as many as there are file descriptors for, less a"
+        " reserve.",
+        "`0`",
+        default=0,
+    )
+    access_log: Path | None = _doc(
+        "The file that gets a line of each visitor when he has gone.", "none", default=None
+    )
+    access_log_format: Literal["plain", "json"] = _doc(
+        "What its lines are: fields with blanks between them, or JSON objects.", '`"plain"`', default="plain"
+    )
+    metrics: Listen | None = _doc(
+        "The loopback address and port of a page for Prometheus, `/metrics`.", "none", default=None
+    )
 
 
 @attrs.frozen
@@ -259,6 +294,12 @@ class NameSettings:
         "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
         "`false`",
         default=False,
+    )
+    forwarded: Literal["add", "off"] = _doc(
+        "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
+        " visitor sent in these fields is then taken out.",
+        '`"off"`',
+        default="off",
     )
     certificate: Path | None = _doc(
         "A PEM file: the certificate of the name, and those between it and its root behind it. With it and"
@@ -316,6 +357,12 @@ class ClientSettings:
     key: Path | None = _doc(
         "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
     )
+    forwarded: Literal["add", "off"] = _doc(
+        "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
+        " visitor sent in these fields is then taken out.",
+        '`"off"`',
+        default="off",
+    )
     drain_seconds: int = _doc(
         "How long its visitors may go on when the client ends (SIGTERM).",
         "`30`",
@@ -332,6 +379,7 @@ class ClientSettings:
             self.http_origin,
             self.http,
             self.proxy_protocol,
+            self.forwarded,
             certificate=self.certificate,
             key=self.key,
         )
@@ -472,6 +520,9 @@ def _converter(file: SettingsFile) -> cattrs.Converter:
     made.register_structure_hook(
         SecondarySettings, lambda value, _: read_secondary(made.structure(value, SecondaryTable))
     )
+    made.register_structure_hook_func(
+        lambda kind: kind == Network, lambda value, _: _network(_string(value))
+    )
     made.register_structure_hook(ServerAddress, lambda value, _: read_public(_string(value), TLS_PORT))
     return made
 
@@ -482,6 +533,14 @@ def _string(value: object) -> str:
     if not value:
         raise BadValue("must not be empty")
     return value
+
+
+def _network(text: str) -> Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        what = "is neither an address nor a network, as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/48 are"
+        raise BadValue(f'"{text}" {what}') from None
 
 
 def _default_ports(file: SettingsFile, key: tuple[str, ...], port: int) -> None:
@@ -605,6 +664,7 @@ def _server(
     if default_name is not None:
         default_name = _name(file, ("server", "default_name"), default_name, errors)
     _check_drain(file, ("server", "drain_seconds"), settings.drain_seconds, errors)
+    errors += _wrong_limits(file, settings)
     if not 0 <= settings.https_port <= 65535:
         errors.append(file.error(("server", "https_port"), "must be 1 to 65535"))
     return attrs.evolve(
@@ -614,8 +674,20 @@ def _server(
         tls=settings.tls or everywhere(TLS_PORT),
         http=settings.http or everywhere(HTTP_PORT),
         default_name=default_name,
+        access_log=settings.access_log and file.path("server", "access_log") / settings.access_log,
         https_port=settings.https_port or (addresses[0].port if addresses else TLS_PORT),
     )
+
+
+def _wrong_limits(file: SettingsFile, settings: ServerSettings) -> Iterator[str]:
+    """An error for each of the settings that say who may come in, and where that is told."""
+    for key in ("source_open", "source_new", "name_open", "all_open"):
+        if getattr(settings, key) < 0:
+            yield file.error(("server", key), "must be 0 (no limit) or more")
+    metrics = settings.metrics
+    if metrics is not None and not (metrics.port and ipaddress.ip_address(metrics.host).is_loopback):
+        what = "must be a loopback address with a port, as 127.0.0.1:9100 is"
+        yield file.error(("server", "metrics"), what)
 
 
 def _unpublished(

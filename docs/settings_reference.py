@@ -36,6 +36,11 @@ KINDS = {
     "Literal['own', 'rfc9018', 'off']": '`"own"`, `"rfc9018"` or `"off"`',
     'Literal["own", "rfc9018", "off"]': '`"own"`, `"rfc9018"` or `"off"`',
     'Literal["redirect", "serve"]': '`"redirect"` or `"serve"`',
+    "tuple[Network, ...]": 'a list of `"ADDRESS[/BITS]"`',
+    "Literal['plain', 'json']": '`"plain"` or `"json"`',
+    'Literal["plain", "json"]': '`"plain"` or `"json"`',
+    "Literal['add', 'off']": '`"add"` or `"off"`',
+    'Literal["add", "off"]': '`"add"` or `"off"`',
 }
 
 INTRODUCTION = """\

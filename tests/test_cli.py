@@ -196,6 +196,7 @@ STATUS = {
     "zones": ["demo.test", "[b]"],
     "clients": [{"id": "www", "names": ["a", "b"], "lanes": 2, "expires": 1826994840.5}],
     "sessions": [{"expires": "2027-11-23T19:08:50+00:00", "revoked": None}],
+    "visitors": [{"name": "a", "ends": {"ended": 5, "reset": 1}}],
     "nothing": [],
 }
 
@@ -205,6 +206,7 @@ def test_status(appliance: Callable[[Any], list[Any]]) -> None:
     text = run("status").stdout
     assert "server: s1" in text
     assert "a, b" in text
+    assert "ended 5, reset 1" in text
     assert "[b]" in text
     assert text.count("2027-11-23") == 2
     assert "T19" not in text

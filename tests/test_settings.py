@@ -483,3 +483,51 @@ def test_the_file_of_cookie_secrets_is_beside_the_settings(here: Path) -> None:
     assert settings.nameserver is not None
     assert settings.nameserver.cookie_secrets is not None
     assert settings.nameserver.cookie_secrets.samefile(here / "secrets")
+
+
+def test_limits_and_where_visitors_are_told_of(here: Path) -> None:
+    text = (
+        "[server]\naddresses = ['198.41.0.5']\nsource_open = 10\nsource_new = 0\nname_open = 5\n"
+        "all_open = 6\n"
+        "source_exempt = ['192.0.2.1', '2001:db8::/48']\naccess_log = 'log/access'\n"
+        "access_log_format = 'json'\nmetrics = '[::1]:9100'\n"
+    )
+    server = appliance(text).server
+    assert server is not None
+    assert (server.source_open, server.source_new, server.name_open, server.all_open) == (10, 0, 5, 6)
+    assert [str(one) for one in server.source_exempt] == ["192.0.2.1/32", "2001:db8::/48"]
+    assert (server.access_log, server.access_log_format) == (here / "log" / "access", "json")
+    assert server.metrics == Listen("::1", 9100)
+    server = appliance("[server]\naddresses = ['198.41.0.5']\nsource_exempt = []\n").server
+    assert server is not None
+    assert server.source_exempt == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("source_open = -1", "server.source_open: must be 0 (no limit) or more"),
+        ("all_open = -1", "server.all_open: must be 0 (no limit) or more"),
+        ("source_exempt = ['192.0.2.1/24']", "is neither an address nor a network"),
+        ("source_exempt = ['home']", "is neither an address nor a network"),
+        ("source_exempt = '192.0.2.1'", "must be a list"),
+        ("access_log_format = 'xml'", 'must be "plain" or "json"'),
+        ("metrics = '192.0.2.1:9100'", "must be a loopback address with a port"),
+        ("metrics = '127.0.0.1'", "must be a loopback address with a port"),
+    ],
+)
+def test_limits_that_are_refused(line: str, what: str) -> None:
+    (error,) = refused(f"[server]\naddresses = ['198.41.0.5']\n{line}\n")
+    assert error.startswith("a.toml:3: ")
+    assert what in error
+
+
+def test_what_requests_say_is_inherited_by_names(here: Path) -> None:
+    (here / "c.toml").write_text(
+        f'invitation = "{here}/zones/example.org.zone"\nhttp_origin = "h:1"\nforwarded = "add"\n'
+        '[names."a.example.org"]\n[names."b.example.org"]\nforwarded = "off"\n'
+    )
+    settings = read_client(here / "c.toml", {})
+    assert settings.for_name("x.example.org").forwarded == "add"
+    assert settings.for_name("a.example.org").forwarded == "add"
+    assert settings.for_name("b.example.org").forwarded == "off"

@@ -17,6 +17,9 @@ RETRY_AFTER_SECONDS = 5
 
 HTTPS_PORT = 443
 
+INTERNAL_ERROR = 80
+"""RFC 8446 6.2: nothing to do with the peer; TLS has no alert that says "later"."""
+
 _FATAL = 2
 
 _PAGES = {
@@ -49,6 +52,12 @@ def http(status: int, *, method: str = "GET", why: str = "") -> bytes:
     reason, sentence = _PAGES[status]
     fields = [f"Retry-After: {RETRY_AFTER_SECONDS}"] if status == 503 else []
     return _answer(status, reason, fields, f"{sentence} {why}".strip(), method)
+
+
+def full() -> bytes:
+    """503 for a visitor whom there is no room for, whatever he wants."""
+    sentence = "There are too many visitors at the moment."
+    return _answer(503, _PAGES[503][0], [f"Retry-After: {RETRY_AFTER_SECONDS}"], sentence, "GET")
 
 
 def redirect(host: str, target: str, port: int = HTTPS_PORT, *, method: str = "GET") -> bytes:

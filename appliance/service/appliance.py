@@ -28,8 +28,10 @@ from appliance.dns.names import BadName, from_text, is_at_or_below, to_text
 from appliance.dns.responder import Responder
 from appliance.dns.update import UpdateAsked
 from appliance.fleet.serverkeys import SECRET_OCTETS, ServerKeys
+from appliance.ingress.limits import Limits
 from appliance.keysettings import all_keys, policies
 from appliance.secondaries import receivers, secondaries
+from appliance.service.accesslog import CannotLog
 from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
@@ -603,6 +605,16 @@ def _server(
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
+        limits=Limits(
+            source_open=settings.source_open,
+            source_new=settings.source_new,
+            name_open=settings.name_open,
+            all_open=settings.all_open,
+            exempt=settings.source_exempt,
+        ),
+        access_log=settings.access_log,
+        access_log_format=settings.access_log_format,
+        metrics=(settings.metrics.host, settings.metrics.port) if settings.metrics else None,
     )
 
 
@@ -647,6 +659,7 @@ REFUSALS = (
     AuthorityRefused,
     CannotControl,
     CannotListen,
+    CannotLog,
     EnrolmentUnreadable,
     SecretsUnreadable,
     StoreFailed,

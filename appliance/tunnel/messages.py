@@ -91,12 +91,14 @@ class Welcome:
 class Register:
     """Client: send me visitors of this name. Sent again, it changes what is offered.
 
-    `tls`: connections by TLS are passed on. `http`: on port 80, redirect to https or pass requests on.
+    `tls`: connections by TLS are passed on. `http`: on port 80, redirect to https or pass requests on; with
+    `forwarded` each of those gets fields that say who the visitor is (missing: none does).
     """
 
     name: Annotated[str, _NAME]
     tls: Annotated[bool, flag]
     http: Annotated[str, one_of("redirect", "serve")]
+    forwarded: Annotated[bool | None, flag] = None
 
 
 @dataclass(frozen=True, slots=True)

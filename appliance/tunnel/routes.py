@@ -111,6 +111,11 @@ class Routes(Generic[S]):
         name = self.match(host)
         return [] if name is None else list(self._routes[name].offers.values())
 
+    def offer(self, host: str, session: S) -> Offer | None:
+        """What this session offers for a host's visitors; None when it takes them no more."""
+        name = self.match(host)
+        return None if name is None else self._routes[name].offers.get(session)
+
     def names(self) -> list[str]:
         """All names and wildcards that are served here, in the order of their first registration."""
         return list(self._routes)

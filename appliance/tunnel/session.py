@@ -106,10 +106,14 @@ CLIENT_ROWS: Rows = _rows(
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a client takes for a name: visitors by TLS, and on port 80 (`serve`, or `redirect` to https)."""
+    """What a client takes for a name: visitors by TLS, and on port 80 (`serve`, or `redirect` to https).
+
+    `forwarded`: whether requests on port 80 are to say who the visitor is.
+    """
 
     tls: bool
     http: str
+    forwarded: bool = False
 
     @property
     def serves_http(self) -> bool:
@@ -412,7 +416,7 @@ class ServerSession(_Session):
         return [HelloReceived(hello.instance, hello.agent)]
 
     def _register(self, register: Register) -> list[Event]:
-        offer = Offer(register.tls, register.http)
+        offer = Offer(register.tls, register.http, register.forwarded is True)
         try:
             name = normal(register.name)
         except BadHostName as error:
@@ -465,7 +469,7 @@ class ClientSession(_Session):
         self._offers[name] = offer
         if self.state in (State.OPEN, State.SERVER_DRAINING):
             self._asked.add(name)
-            self._send(Register(name, offer.tls, offer.http))
+            self._send(Register(name, offer.tls, offer.http, offer.forwarded or None))
 
     def unregister(self, name: str) -> None:
         """Takes a name back: no new visitors of it."""

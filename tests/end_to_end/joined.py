@@ -6,26 +6,36 @@ import contextlib
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import trustme
 
 from tests.end_to_end.origins import Origin, Visited
 from tests.end_to_end.programs import need
-from tests.end_to_end.site import ZONE, Appliance, Client, Ports, tls_context
+from tests.end_to_end.site import BIN, ZONE, Appliance, Client, Ports, tls_context
 
 
 class Joined:
     """`with` it, make origins, `start()`, and `join()` clients; everything ends at the end."""
 
-    def __init__(self, directory: Path, *, public_port: int | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        public_port: int | None = None,
+        server: str = "",
+        program: Sequence[str | Path] = (BIN / "twistd",),
+    ) -> None:
+        """`server`: further lines of the appliance's [server]; `program` as an Appliance's."""
         self.directory = directory
         self.running = contextlib.ExitStack()
         self.ca = trustme.CA()
         self.ca.cert_pem.write_to_path(directory / "ca.pem")
         self.ports = Ports()
-        self.appliance = Appliance(directory / "s1", self.ports, public_port=public_port)
+        self.appliance = Appliance(directory / "s1", self.ports, public_port=public_port, program=program)
+        with (self.appliance.directory / "appliance.toml").open("a") as settings:
+            settings.write(server)
 
     def origin(self, serve: Callable[[Visited], None], *labels: str, alpn: list[str] | None = None) -> Origin:
         """An origin of the test's own; for names (`labels` of the zone) over TLS."""
@@ -40,21 +50,27 @@ class Joined:
         self.running.callback(self.appliance.kill)
         self.appliance.start()
 
-    def join(self, client: str, names: Mapping[str, Mapping[str, int | bool | Path]]) -> Client:
-        """Start a client with these settings of each name; an origin is a port, a file a path."""
+    def join(
+        self,
+        client: str,
+        names: Mapping[str, Mapping[str, int | bool | str | Path]],
+        program: Sequence[str | Path] = (BIN / "twistd",),
+    ) -> Client:
+        """Start a client with these settings of each name; an origin is a port, a word is itself."""
         lines = []
         for label, settings in names.items():
             lines.append(f'[names."{label}.{ZONE}"]')
             for key, value in settings.items():
+                written = f'"127.0.0.1:{value}"' if type(value) is int else f'"{value}"'
                 if isinstance(value, bool):
                     written = str(value).lower()
-                else:
-                    written = f'"{value}"' if isinstance(value, Path) else f'"127.0.0.1:{value}"'
                 lines.append(f"{key} = {written}")
         path = self.directory / f"{client}.toml"
         path.write_text("\n".join(lines) + "\n")
         invitation = self.appliance.invite(*(f"{label}.{ZONE}" for label in names), client=client)
-        made = Client(self.directory / client, invitation, self.appliance, "--config", str(path))
+        made = Client(
+            self.directory / client, invitation, self.appliance, "--config", str(path), program=program
+        )
         self.running.callback(made.kill)
         made.start("s1")
         return made

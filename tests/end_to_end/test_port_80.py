@@ -25,6 +25,7 @@ from tests.end_to_end.joined import Joined, rest_of
 from tests.end_to_end.origins import Silent, Tap, Visited, keep_alive
 from tests.end_to_end.programs import free_port, wait_for
 from tests.end_to_end.site import ZONE, Nginx
+from tests.ingress.test_httphead import PROBES
 
 MARK = b"in-clear-it-would-show-4cf1"
 """In requests, pages and a header of every visitor: never on the wire between client and server."""
@@ -158,9 +159,10 @@ class Site(Joined):
             "three": self.resetting.port,
             "four": self.silent.port,
         }
-        home: dict[str, dict[str, int | bool]] = {
+        home: dict[str, dict[str, int | bool | str]] = {
             label: {"http_origin": port} for label, port in plain.items()
         }
+        home["tells-who"] = {"http_origin": self.script.port, "forwarded": "add"}
         self.join("home", {**home, "secure": {"tls_origin": self.nginx.tls}})
         self.join("second", {label: {"http_origin": self.other.port} for label in ("two", "three", "four")})
 
@@ -353,13 +355,57 @@ REFUSED = {
 }
 
 
+@pytest.mark.parametrize("label", ["script", "tells-who"])
 @pytest.mark.parametrize("probe", REFUSED.values(), ids=REFUSED.keys())
-def test_what_can_be_read_in_two_ways_reaches_no_origin(site: Site, probe: str) -> None:
+def test_what_can_be_read_in_two_ways_reaches_no_origin(site: Site, probe: str, label: str) -> None:
     before = len(site.script.visited)
-    page = site.ask(probe.encode("latin-1") + request("script", "/smuggled"))
+    octets = probe.replace(f"script.{ZONE}", f"{label}.{ZONE}").encode("latin-1")
+    page = site.ask(octets + request(label, "/smuggled"))
     assert status_of(page) == 400
     assert b"\r\nConnection: close\r\n" in page
     assert page.count(b"<!DOCTYPE") == 1
+    assert len(site.script.visited) == before
+
+
+@pytest.mark.parametrize("label", ["script", "tells-who"])
+def test_every_rule_on_heads_holds_at_the_port(site: Site, label: str) -> None:
+    """The 25 probes of those that design 7 rests on, and the further ones: each before an octet goes on."""
+    before = len(site.script.visited)
+    for name, (octets, expected) in PROBES.items():
+        if expected is not None:
+            asked = octets.replace(b"www.example.org", f"{label}.{ZONE}".encode())
+            page = site.ask(asked + request(label, "/smuggled"))
+            assert status_of(page) == expected, name
+            assert page.count(b"<!DOCTYPE") == 1, name
+    assert len(site.script.visited) == before
+
+
+def test_each_request_says_who_the_visitor_is(site: Site) -> None:
+    """Every one of a connection, and what the visitor himself says of that is not in it."""
+    before = len(site.script.visited)
+    lies = ("X-Forwarded-For: 198.51.100.7", "x_forwarded_proto: https", "Forwarded: for=198.51.100.7")
+    with site.visit() as sock:
+        where = sock.getsockname()[0]
+        sock.sendall(request("tells-who", "/0", *lies))
+        sock.sendall(request("tells-who", "/1", *lies, method="POST", body=b"body"))
+        sock.sendall(request("tells-who", "/2", *lies, close=True))
+        got = rest_of(sock)
+    assert [b"script: /%d," % number in got for number in range(3)] == [True] * 3
+    (visited,) = site.script.visited[before:]
+    octets = bytes(visited.octets)
+    assert b"198.51.100.7" not in octets
+    assert b"https" not in octets
+    expected = (
+        f"\r\nX-Forwarded-For: {where}\r\nX-Forwarded-Proto: http\r\nX-Forwarded-Host: tells-who.{ZONE}\r\n"
+        f"Forwarded: for={where};host=tells-who.{ZONE};proto=http\r\n\r\n"
+    )
+    assert octets.count(expected.encode()) == 3
+
+
+@pytest.mark.parametrize("field", ["Connection: X-Forwarded-For", "Connection: close, Forwarded"])
+def test_no_visitor_can_have_it_taken_away(site: Site, field: str) -> None:
+    before = len(site.script.visited)
+    assert status_of(site.ask(request("tells-who", "/", field))) == 400
     assert len(site.script.visited) == before
 
 

@@ -130,10 +130,25 @@ class Site(Joined):
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    made = Site(tmp_path_factory.mktemp("proxy"))
+    made = Site(tmp_path_factory.mktemp("proxy"), server='access_log = "access.log"\n')
     with made.running:
         made.start()
         yield made
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_nginx_takes_a_visitor_by_ipv6(site: Site, scheme: str) -> None:
+    port = site.ports.http if scheme == "http" else site.ports.tls
+    where = ("-w", "|visitor %{local_ip}:%{local_port}")
+    said = site.curl(f"{scheme}://www.{ZONE}/from", *by_ipv6(site), *where)
+    got, _, expected = said.partition("|")
+    assert got == f"{expected} server ::1:{port}"
+
+
+def by_ipv6(site: Site) -> list[str]:
+    """Options that have curl come over IPv6."""
+    to = (f":80:[::1]:{site.ports.http}", f":443:[::1]:{site.ports.tls}")
+    return [option for each in to for option in ("--connect-to", each)]
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -184,6 +199,14 @@ def test_what_the_header_holds_for_a_visitor_by_http(site: Site) -> None:
     assert header.destination == (site.appliance.address, site.ports.http)
     assert [kind for kind, _ in header.values] == [AUTHORITY, UNIQUE_ID]
     assert header.values[0][1] == f"parsed.{ZONE}".encode()
+    log = site.appliance.directory / "access.log"
+
+    def line() -> list[str]:
+        end = f" {header.values[1][1].hex()}\n"
+        return [one for one in log.read_text().splitlines(keepends=True) if one.endswith(end)]
+
+    (said,) = wait_for(line, 10, "the visitor's line, with the id that the origin got")
+    assert said.split()[1:4] == [f"parsed.{ZONE}", f"{where[0]}:{where[1]}", "home"]
 
 
 def test_a_visitor_by_ipv6(site: Site) -> None:
@@ -248,13 +271,15 @@ frontend origin
         yield process
 
 
+@pytest.mark.parametrize("family", [4, 6])
 @pytest.mark.parametrize(("scheme", "version"), [("http", "HTTP/1.1"), ("https", "HTTP/2.0")])
-def test_haproxy_accepts_the_header(site: Site, haproxy: Process, scheme: str, version: str) -> None:
+def test_haproxy_accepts_the_header(
+    site: Site, haproxy: Process, scheme: str, version: str, family: int
+) -> None:
     port = site.ports.http if scheme == "http" else site.ports.tls
     said = site.curl(
         f"{scheme}://haproxy.{ZONE}/",
-        "--interface",
-        VISITOR,
+        *(["--interface", VISITOR] if family == 4 else by_ipv6(site)),
         "-w",
         "|%{local_ip}:%{local_port} to %{remote_ip}",
     )

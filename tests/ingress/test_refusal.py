@@ -47,6 +47,13 @@ def test_head_gets_no_body_and_the_same_fields(status: int) -> None:
     assert fields == read(refusal.http(status))[1]
 
 
+def test_full() -> None:
+    octets = refusal.full()
+    assert octets.startswith(b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n")
+    assert b"\r\nConnection: close\r\n" in octets
+    assert b"too many visitors" in octets
+
+
 def test_a_further_sentence_is_escaped() -> None:
     body = read(refusal.http(400, why='<script>"&'))[2]
     assert b"&lt;script&gt;&quot;&amp;" in body

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.ingress import requests as module
+from appliance.ingress.forwarded import forwarded
 from appliance.ingress.framing import body_of
 from appliance.ingress.httphead import HeadReader, RequestHead
 from appliance.ingress.requests import HELD_OCTETS_MAX, Requests
@@ -47,6 +48,41 @@ def test_requests_pass_unaltered() -> None:
     assert requests.from_visitor(octets) == octets
     assert requests.refusal is None
     assert requests.heads == 5
+
+
+def say_who(octets: bytes) -> bytes:
+    return forwarded(octets, source="192.0.2.1", proto="http")
+
+
+def test_each_request_says_who_the_visitor_is_and_nothing_else_is_altered() -> None:
+    lies = request(b"GET /lies HTTP/1.1", b"X-Forwarded-For: 198.51.100.7", b"A: b", b"Forwarded: for=x")
+    body = b"X-Forwarded-For: a body\r\n"
+    post = request(b"POST /a HTTP/1.1", b"Content-Length: %d" % len(body))
+    chunked, behind = CHUNKED.split(b"\r\n\r\n", 1)
+    requests = Requests(HOST)
+    requests.forwarded_for = "192.0.2.1"
+    octets = GET + lies + post + body + CHUNKED + GET
+    passed = b"".join(requests.from_visitor(octets[at : at + 7]) for at in range(0, len(octets), 7))
+    assert requests.refusal is None
+    assert passed == b"".join(
+        [
+            say_who(GET),
+            say_who(request(b"GET /lies HTTP/1.1", b"A: b")),
+            say_who(post) + body,
+            say_who(chunked + b"\r\n\r\n") + behind,
+            say_who(GET),
+        ]
+    )
+    assert b"198.51.100.7" not in passed
+
+
+def test_with_the_option_no_less_is_refused() -> None:
+    for name, (octets, expected) in PROBES.items():
+        requests = Requests(HOST)
+        requests.forwarded_for = "192.0.2.1"
+        passed = say_who(GET) + (b"" if expected else say_who(octets))
+        assert requests.from_visitor(GET + octets) == passed, name
+        assert status(requests) == expected, name
 
 
 @pytest.mark.parametrize("before", [b"", GET, POST, CHUNKED])

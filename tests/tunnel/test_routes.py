@@ -161,3 +161,13 @@ def test_asking_for_another_uses_up_nobodys_turn() -> None:
     assert not routes.has_other("www.example.com", http=True, excluding=[])
     assert not routes.has_other("other.example.com", http=False, excluding=[])
     assert [routes.pick("www.example.com", http=False) for _ in range(2)] == ["first", "second"]
+
+
+def test_the_offer_of_one_session() -> None:
+    routes: Routes[str] = Routes()
+    routes.add("*.example.com", "a", BOTH)
+    routes.add("*.example.com", "b", HTTP_ONLY)
+    assert routes.offer("www.example.com", "a") == BOTH
+    assert routes.offer("www.example.com", "b") == HTTP_ONLY
+    assert routes.offer("www.example.com", "c") is None
+    assert routes.offer("example.com", "a") is None

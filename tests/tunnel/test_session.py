@@ -221,6 +221,14 @@ def test_an_offer_of_nothing_is_refused() -> None:
     assert wire.server.offers == {}
 
 
+def test_an_offer_says_whether_requests_tell_who_the_visitor_is() -> None:
+    wire = begun(www_example_org=Offer(False, "serve", True))
+    assert wire.server.offers == {"www.example.org": Offer(False, "serve", True)}
+    wire.client.register("www.example.org", Offer(False, "serve"))
+    wire.carry()
+    assert wire.server.offers == {"www.example.org": Offer(False, "serve")}
+
+
 def test_a_session_has_a_bounded_number_of_names() -> None:
     names = [f"n{n}.example" for n in range(MAX_NAMES + 1)]
     wire = Wire(

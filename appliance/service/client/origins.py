@@ -63,7 +63,9 @@ class Origins:
         for name in self._granted:
             way = self._settings_of(name)
             if way.tls_origin is not None or way.http_origin is not None:
-                offers[name] = Offer(tls=way.tls_origin is not None or way.terminated, http=way.http)
+                added = way.forwarded == "add" and way.http == "serve"
+                tls = way.tls_origin is not None or way.terminated
+                offers[name] = Offer(tls=tls, http=way.http, forwarded=added)
         return offers
 
     def way(self, host: str, kind: Kind | None) -> Way | None:

@@ -10,6 +10,9 @@ this end answers itself.
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import socket
 import ssl
 from collections.abc import Callable, Collection
@@ -39,6 +42,10 @@ LEAVE_SECONDS = 5.0
 #: it; more is left in the socket.
 MAX_EARLY_OCTETS = 1 << 16
 
+#: Of the descriptors, what visitors leave to links that come back, to the resolver and to a log that rotates.
+RESERVE_PART = 16
+RESERVE_AT_MOST = 256
+
 _READ_OCTETS = 1 << 16
 
 
@@ -66,6 +73,11 @@ class Visits:
         self.complaints = Complaints()
         self.waiting: set[_Waiting] = set()
         self.joined: dict[int, set[Joined]] = {}
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.origins_below = most - min(most // RESERVE_PART, RESERVE_AT_MOST)
+        """From this descriptor on there are too many visitors: the kernel gives the lowest that is free
+        (POSIX).
+        """
 
     def begin(self, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
         """Take over a lane, registered with the readiness, whose header was opened; ``early`` came behind
@@ -171,6 +183,10 @@ class Visit:
         self._dial = None
         if self._over:
             return
+        if isinstance(result, socket.socket) and result.fileno() >= self._visits.origins_below:
+            self._visits.readiness.forget(result)
+            result.close()
+            result = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         if isinstance(result, OSError):
             self._origin_failed(status_of(result), in_words(result))
             return

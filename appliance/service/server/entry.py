@@ -8,7 +8,6 @@ is.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import socket
 from collections.abc import Callable
@@ -19,11 +18,13 @@ from twisted.application.service import Service
 from appliance.ingress import refusal
 from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello, HelloRefused
 from appliance.ingress.httphead import HeadReader, HeadRefused
+from appliance.ingress.limits import Over
 from appliance.ingress.peek import LanePreface, Peek
 from appliance.service import ports
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import READABLE, Readiness
 from appliance.service.server.adoption import Adoption
+from appliance.service.server.gate import Gate, Port
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.visitors import Visitors
 from appliance.service.server.waitingline import WaitingLine
@@ -48,11 +49,20 @@ _ACCEPT_PAUSE_SECONDS = 0.1
 _READ_OCTETS = 1 << 16
 
 
-class _Arrival(Protocol):
-    """A connection of which it is not yet clear whose it is."""
+Address = tuple[str, int]
 
+
+class _Arrival(Protocol):
+    """A connection of which it is not yet clear whose it is; ``over`` is why it has no room if it is a
+    visitor's.
+    """
+
+    port: Port
     sock: socket.socket
+    address: Address
     seconds: float
+    over: Over | None
+    gone: bool
 
     def feed(self, octets: bytes) -> bool:
         """Take octets; True when the connection has found its owner."""
@@ -66,10 +76,14 @@ class _Arrival(Protocol):
 class TlsArrival:
     """A connection on the TLS port."""
 
+    port = Port.TLS
     seconds = _HELLO_SECONDS
+    gone = False
 
-    def __init__(self, entry: Entry, sock: socket.socket) -> None:
+    def __init__(self, entry: Entry, sock: socket.socket, address: Address, over: Over | None) -> None:
         self.sock = sock
+        self.address = address
+        self.over = over
         self._entry = entry
         self._peek = Peek()
 
@@ -77,14 +91,14 @@ class TlsArrival:
         try:
             seen = self._peek.feed(octets)
         except HelloRefused as refused:
-            self._entry.visitors.refuse(self.sock, refusal.alert(refused.alert))
+            self._entry.refuse(self, refusal.alert(refused.alert), "bad_hello")
             return True
         if seen is None:
             return False
         if isinstance(seen, LanePreface):
-            self._entry.lanes.plain_arrived(self.sock, seen.octets40, seen.rest)
+            self._entry.lane_read(self, seen)
         else:
-            self._entry.hello_read(self.sock, seen)
+            self._entry.hello_read(self, seen)
         return True
 
     def late(self) -> bytes:
@@ -94,10 +108,14 @@ class TlsArrival:
 class HttpArrival:
     """A connection on the HTTP port."""
 
+    port = Port.HTTP
     seconds = _HEAD_SECONDS
+    gone = False
 
-    def __init__(self, entry: Entry, sock: socket.socket) -> None:
+    def __init__(self, entry: Entry, sock: socket.socket, address: Address, over: Over | None) -> None:
         self.sock = sock
+        self.address = address
+        self.over = over
         self._entry = entry
         self._reader = HeadReader()
 
@@ -105,11 +123,12 @@ class HttpArrival:
         try:
             head = self._reader.feed(octets)
         except HeadRefused as refused:
-            self._entry.visitors.refuse(self.sock, refusal.http(refused.status, why=refused.text))
+            self._entry.refuse(self, refusal.http(refused.status, why=refused.text), "bad_request")
             return True
         if head is None:
             return False
-        self._entry.visitors.http_arrived(self.sock, head, bytes(self._reader.octets))
+        self.gone = True  # the ledger tells when
+        self._entry.visitors.http_arrived(self.sock, self.address, head, bytes(self._reader.octets))
         return True
 
     def late(self) -> bytes:
@@ -128,21 +147,23 @@ class Entry(Service):
         http_addresses: list[tuple[str, int]],
         service_name: str,
         default_name: str | None,
+        gate: Gate,
         complaints: FewLines,
     ) -> None:
         """``default_name``: whose visitors those are that name nobody (no SNI), or None: they get
         ``unrecognized_name``.
         """
+        self._gate = gate
         self._reactor = reactor
         self._readiness = readiness
-        self._addresses: list[tuple[Callable[[Entry, socket.socket], _Arrival], str, int]] = [
+        self._addresses: list[tuple[type[TlsArrival] | type[HttpArrival], str, int]] = [
             *((TlsArrival, host, port) for host, port in tls_addresses),
             *((HttpArrival, host, port) for host, port in http_addresses),
         ]
         self._service_name = service_name
         self._default_name = default_name
         self._complaints = complaints
-        self._listeners: list[tuple[Callable[[Entry, socket.socket], _Arrival], socket.socket]] = []
+        self._listeners: list[tuple[type[TlsArrival] | type[HttpArrival], socket.socket]] = []
         self._arrivals: dict[_Arrival, Any] = {}
         self._pauses: set[Any] = set()
 
@@ -187,35 +208,72 @@ class Entry(Service):
             pause.cancel()
         self._pauses.clear()
 
-    def hello_read(self, sock: socket.socket, hello: ClientHello) -> None:
+    def lane_read(self, arrival: TlsArrival, preface: LanePreface) -> None:
+        """A lane's preface."""
+        if self._has_room(arrival):
+            self.lanes.plain_arrived(arrival.sock, preface.octets40, preface.rest)
+
+    def hello_read(self, arrival: TlsArrival, hello: ClientHello) -> None:
         """A whole ClientHello: ours by its SNI, or a visitor's."""
+        sock = arrival.sock
         host = hello.server_name or self._default_name
         if host is None:
-            self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
+            self.refuse(arrival, refusal.alert(UNRECOGNIZED_NAME), "no_name")
         elif host != self._service_name:
             if ALPN_LINK in hello.alpn or ALPN_WATCH in hello.alpn:
-                self._tell_of_another_service(sock, host)
-            self.visitors.tls_arrived(sock, host, hello)
+                what = f"wants a link to or a watch of {host}, and this server is {self._service_name}"
+                # He may be a visitor all the same: a passed-through name may use any protocol.
+                self._complaints.warn(arrival.address[0], what)
+            if arrival.over is None:
+                arrival.gone = True  # the ledger tells when
+                self.visitors.tls_arrived(sock, arrival.address, host, hello)
+            else:
+                self._turn_away(arrival, arrival.over)
         elif ALPN_LANE in hello.alpn:
-            self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
+            if self._has_room(arrival):
+                self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
         elif ALPN_LINK in hello.alpn:
+            self._went(arrival)
             self._links.join(sock, hello.octets + hello.rest)
         elif ALPN_WATCH in hello.alpn:
+            self._went(arrival)
             self._adoption.adopt(sock, hello.octets + hello.rest)
         else:
-            self.visitors.refuse(sock, refusal.alert(UNRECOGNIZED_NAME))
+            self.refuse(arrival, refusal.alert(UNRECOGNIZED_NAME), "no_protocol")
 
-    def _tell_of_another_service(self, sock: socket.socket, host: str) -> None:
-        """He may be a visitor all the same: a passed-through name may use any protocol."""
-        with contextlib.suppress(OSError):  # reset meanwhile
-            what = f"wants a link to or a watch of {host}, and this server is {self._service_name}"
-            self._complaints.warn(sock.getpeername()[0], what)
+    def _has_room(self, arrival: TlsArrival) -> bool:
+        """A lane is no visitor. The last descriptors are not for lanes: without room it is closed."""
+        self._went(arrival)
+        if arrival.sock.fileno() < self._gate.lanes_below:
+            return True
+        self._readiness.forget(arrival.sock)
+        arrival.sock.close()
+        return False
 
-    def _acceptor(self, arrival: Callable[[Entry, socket.socket], _Arrival], listener: socket.socket) -> Any:
+    def refuse(self, arrival: _Arrival, octets: bytes, why: str) -> None:
+        """Answer a connection of which it never became clear what it wants, and let it go."""
+        if arrival.over is not None:
+            self._turn_away(arrival, arrival.over)
+            return
+        self._went(arrival)
+        self.visitors.refuse(arrival.sock, octets, why)
+
+    def _went(self, arrival: _Arrival) -> None:
+        """The gate hears it once, even where whoever took the connection over failed."""
+        if not arrival.gone:
+            arrival.gone = True
+            self._gate.went(arrival.address[0])
+
+    def _turn_away(self, arrival: _Arrival, over: Over) -> None:
+        self._readiness.forget(arrival.sock)
+        self._went(arrival)
+        self._gate.turn_away(arrival.sock, arrival.port, over, arrival.address[0])
+
+    def _acceptor(self, arrival: type[TlsArrival] | type[HttpArrival], listener: socket.socket) -> Any:
         def accept(_events: int = READABLE) -> None:
             for _ in range(_ACCEPTED_A_TURN):
                 try:
-                    sock, _address = listener.accept()
+                    sock, address = listener.accept()
                 except BlockingIOError:
                     return
                 except OSError as error:
@@ -227,7 +285,7 @@ class Entry(Service):
                     continue  # ECONNABORTED and its like: he has left again (accept(2))
                 sock.setblocking(False)
                 try:
-                    self._arrived(arrival(self, sock))
+                    self._accepted(arrival, sock, address[:2])
                 except Exception:
                     self._readiness.again(accept)  # nobody tells again of those who wait behind him
                     raise
@@ -245,10 +303,22 @@ class Entry(Service):
         pause = self._reactor.callLater(_ACCEPT_PAUSE_SECONDS, go_on)
         self._pauses.add(pause)
 
+    def _accepted(
+        self, kind: type[TlsArrival] | type[HttpArrival], sock: socket.socket, address: Address
+    ) -> None:
+        gate = self._gate
+        over = gate.why_not(address[0], sock.fileno())
+        if over is not None and (kind.port is Port.HTTP or not gate.may_be_ours(address[0], over)):
+            gate.turn_away(sock, kind.port, over, address[0])
+            return
+        gate.came(address[0])
+        self._arrived(kind(self, sock, address, over))
+
     def _arrived(self, arrival: _Arrival) -> None:
         sock = arrival.sock
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if len(self._arrivals) >= _ARRIVALS_AT_MOST:
+        most = min(_ARRIVALS_AT_MOST, self._gate.silent_at_most)
+        if len(self._arrivals) >= most or (self._arrivals and sock.fileno() >= self._gate.lanes_below):
             self._close(next(iter(self._arrivals)))
         self._arrivals[arrival] = self._reactor.callLater(arrival.seconds, self._late, arrival)
         self._readiness.register(sock, lambda events: self._ready(arrival))
@@ -271,11 +341,12 @@ class Entry(Service):
 
     def _late(self, arrival: _Arrival) -> None:
         del self._arrivals[arrival]
-        self.visitors.refuse(arrival.sock, arrival.late())
+        self.refuse(arrival, arrival.late(), "late")
 
     def _close(self, arrival: _Arrival) -> None:
         timer = self._arrivals.pop(arrival)
         if timer.active():
             timer.cancel()
+        self._went(arrival)
         self._readiness.forget(arrival.sock)
         arrival.sock.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -110,6 +111,7 @@ class Links:
         self._jitter = jitter
         self._is_draining = False
         self._links: dict[Session, _Link] = {}
+        self._addresses: Counter[str] = Counter()
         self._by_instance: dict[tuple[str, str], Session] = {}
         self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
 
@@ -147,6 +149,10 @@ class Links:
                 each.abort()
         self._orphans.clear()
 
+    def linked(self, address: str) -> bool:
+        """Whether a client is linked from this IP address."""
+        return address in self._addresses
+
     def status(self) -> list[dict[str, Any]]:
         """One plain value per session, for the operator."""
         return [
@@ -165,6 +171,7 @@ class Links:
     def _begin(self, link: _Link, session: Session) -> None:
         self.sessions[session.id] = session
         self._links[session] = link
+        self._addresses[link.address] += 1
 
     def _instance_known(self, session: Session, instance: str) -> bool:
         """The hello came: take over from the same instance's old session. False when there are too many
@@ -218,7 +225,10 @@ class Links:
         """The session serves nobody any more."""
         if self.sessions.pop(session.id, None) is None:
             return
-        del self._links[session]
+        address = self._links.pop(session).address
+        self._addresses[address] -= 1
+        if not self._addresses[address]:
+            del self._addresses[address]
         key = (session.peer.id, session.instance)
         if self._by_instance.get(key) is session:
             del self._by_instance[key]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cryptography import x509
@@ -13,12 +15,17 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.logger import Logger
 
+from appliance.ingress.accessline import FORMATS, AccessLine
+from appliance.ingress.limits import Limits
+from appliance.service.accesslog import AccessLog
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Entry
+from appliance.service.server.gate import Gate
 from appliance.service.server.lanes import Lanes
+from appliance.service.server.ledger import Ledger
 from appliance.service.server.links import Links, Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
@@ -27,6 +34,8 @@ from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import Credential, Peer, Role
 from appliance.tunnel.crl import RevocationList, Revocations
 from appliance.tunnel.routes import Routes
+
+_LIMITS = Limits()
 
 
 class TunnelServer(Service):
@@ -51,12 +60,16 @@ class TunnelServer(Service):
         watch_for: Callable[[Peer], IProtocol],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
+        limits: Limits = _LIMITS,
+        access_log: Path | None = None,
+        access_log_format: str = "plain",
+        metrics: tuple[str, int] | None = None,
     ) -> None:
         """``identity()`` gives the server's credential and the CA, when the service starts; ``examine``
         judges a peer, ``revocations`` keeps the list of those who are no peers any more; ``known`` and
         ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
-        ``not_serving(name)`` tell of a name's first and last session.
+        ``not_serving(name)`` tell of a name's first and last session. Without ``access_log`` there is none.
         """
         self._reactor = reactor
         self._identity = identity
@@ -69,6 +82,24 @@ class TunnelServer(Service):
         self._relay = Relay(self._readiness)
         self._parting = Parting(self._readiness, reactor)
         self._routes: Routes[Session] = Routes()
+        self._gate = Gate(
+            reactor, limits, linked=lambda address: self._links.linked(address), complaints=complaints
+        )
+        self._access_log: AccessLog | None = None
+        say: Callable[[AccessLine], None] | None = None
+        if access_log is not None:
+            self._access_log = log = AccessLog(reactor, access_log, complaints)
+            form = FORMATS[access_log_format]
+
+            def say(line: AccessLine) -> None:
+                log.write(form(line))
+
+        self._ledger = Ledger(reactor, time.time, self._gate, name_open=limits.name_open, say=say)
+        self._metrics: Service | None = None
+        if metrics is not None:
+            from appliance.service.metrics import Counts, Metrics  # 4 MiB that only those pay who want it
+
+            self._metrics = Metrics(reactor, *metrics, Counts(self._ledger.accounts, self._gate.status))
         self._visitors = Visitors(
             self._readiness,
             reactor,
@@ -79,6 +110,7 @@ class TunnelServer(Service):
             known_as=known_as,
             https_port=https_port,
             unique_id=lambda: os.urandom(16),
+            ledger=self._ledger,
         )
         self._links = Links(
             reactor,
@@ -101,6 +133,7 @@ class TunnelServer(Service):
             http_addresses=http_addresses,
             service_name=service_name,
             default_name=default_name,
+            gate=self._gate,
             complaints=complaints,
         )
         self._adoption: Adoption | None = None
@@ -116,8 +149,13 @@ class TunnelServer(Service):
         self._entry.privilegedStartService()
 
     def startService(self) -> None:
-        """Read the credential, as the user that stays, and open."""
+        """Read the credential, as the user that stays, and open. Raises CannotLog and CannotListen."""
         Service.startService(self)
+        if self._access_log is not None:
+            self._access_log.startService()
+        if self._metrics is not None:
+            self._metrics.startService()
+        self._gate.measure()
         credential, ca = self._identity()
         tls = ServerTls(credential, ca, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
         self._adoption = Adoption(
@@ -150,6 +188,10 @@ class TunnelServer(Service):
         self._relay.stop()
         self._parting.stop()
         self._readiness.stop()
+        if self._access_log is not None:
+            self._access_log.stopService()  # behind the lines of those who were cut
+        if self._metrics is not None:
+            self._metrics.stopService()
         assert self._adoption is not None, "stopService() before startService()"
         return self._adoption.stop()
 
@@ -176,7 +218,14 @@ class TunnelServer(Service):
 
     def status(self) -> dict[str, Any]:
         """Plain values for the operator."""
-        return {"sessions": self._links.status(), "joined": len(self._relay.joined)}
+        log = self._access_log
+        return {
+            "sessions": self._links.status(),
+            "joined": len(self._relay.joined),
+            "entry": self._gate.status(),
+            "visitors": self._ledger.status(),
+            **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),
+        }
 
     def _name_served(self, name: str, certificate_pem: bytes) -> None:
         self._serving(name, certificate_pem)

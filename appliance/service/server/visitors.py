@@ -9,7 +9,6 @@ it.
 
 from __future__ import annotations
 
-import enum
 import fcntl
 import socket
 import struct
@@ -20,13 +19,17 @@ from typing import Any
 from appliance.ingress import refusal
 from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello
 from appliance.ingress.httphead import RequestHead
+from appliance.ingress.limits import Over
 from appliance.ingress.requests import Requests
 from appliance.service.examined import Examined
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
-from appliance.service.server.lanes import PLAIN, TLS, Lane
+from appliance.service.server.gate import Port
+from appliance.service.server.lanes import Lane
+from appliance.service.server.ledger import Ledger
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
+from appliance.service.server.visit import Outcome, Request, Visit
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 from appliance.tunnel.routes import Routes
@@ -52,89 +55,14 @@ _WAITING_AT_MOST = 4096
 _SWEEP_SECONDS = 0.1
 _READ_OCTETS = 1 << 16
 
-_INTERNAL_ERROR = 80  # RFC 8446 6.2
-
-
-class Outcome(enum.Enum):
-    """Why a visitor is refused; the values are the HTTP statuses."""
-
-    NEVER_KNOWN = 404
-    ORIGIN_FAILED = 502
-    NO_CLIENT = 503
-    ORIGIN_SILENT = 504
-
-
 _OUTCOMES: dict[int, Outcome] = {
     Status.ORIGIN_REFUSED: Outcome.ORIGIN_FAILED,
     Status.ORIGIN_UNREACHABLE: Outcome.ORIGIN_FAILED,
     Status.ORIGIN_SILENT: Outcome.ORIGIN_SILENT,
     Status.NO_ORIGIN: Outcome.ORIGIN_FAILED,
     Status.BUSY: Outcome.NO_CLIENT,
+    Status.NO_CERTIFICATE: Outcome.ORIGIN_FAILED,
 }
-
-
-class _Visit:
-    """A visitor who is not joined yet."""
-
-    __slots__ = (
-        "ahead",
-        "alpn",
-        "checked",
-        "destination",
-        "examined",
-        "give_up",
-        "head",
-        "host",
-        "lane",
-        "lane_since",
-        "lanes_tried",
-        "outcome",
-        "parked",
-        "rest",
-        "session",
-        "since",
-        "sock",
-        "source",
-        "tried",
-        "unsent",
-    )
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        host: str,
-        *,
-        head: RequestHead | None,
-        ahead: bytes,
-        rest: bytes,
-        alpn: bytes | None = None,
-        examined: Examined | None = None,
-    ) -> None:
-        """``head`` and ``examined`` (his wire) are those of a visitor on the HTTP port."""
-        self.sock = sock
-        self.host = host
-        self.ahead = ahead
-        self.rest = rest
-        self.alpn = alpn
-        self.head = head
-        self.examined = examined
-        self.source = sock.getpeername()[:2]
-        self.destination = sock.getsockname()[:2]
-        self.parked = False
-        self.since = 0.0  # parked, or with this client
-        self.tried: list[Session] = []
-        self.outcome = Outcome.NO_CLIENT
-        self.session: Session | None = None
-        self.give_up: Callable[[], None] | None = None  # while waiting for a lane
-        self.lane: Lane | None = None
-        self.lane_since = 0.0  # he may have waited for it
-        self.lanes_tried = 0
-        self.checked = False  # that the lane's octets were acknowledged
-        self.unsent = b""
-
-    @property
-    def kind(self) -> str:
-        return PLAIN if self.head is None else TLS
 
 
 class Visitors:
@@ -152,6 +80,7 @@ class Visitors:
         known_as: Callable[[str], str | None],
         https_port: int,
         unique_id: Callable[[], bytes],
+        ledger: Ledger,
     ) -> None:
         """``known(host)``: a name that was served once, and may be again; ``known_as(host)``: the name or
         wildcard that it is known by. ``https_port``: where a redirect leads.
@@ -165,7 +94,8 @@ class Visitors:
         self._known_as = known_as
         self._https_port = https_port
         self._unique_id = unique_id
-        self._waiting: dict[_Visit, None] = {}
+        self._ledger = ledger
+        self._waiting: dict[Visit, None] = {}
         self._parked = 0
         self._sweep: Any = None
 
@@ -174,19 +104,22 @@ class Visitors:
         """Who is not joined yet."""
         return self._waiting.keys()
 
-    def tls_arrived(self, sock: socket.socket, host: str, hello: ClientHello) -> None:
+    def tls_arrived(
+        self, sock: socket.socket, source: tuple[str, int], host: str, hello: ClientHello
+    ) -> None:
         """A visitor on the TLS port, his whole ClientHello read; ``sock`` is registered with the readiness.
         """
-        alpn = hello.alpn[0] if hello.alpn else None
-        self._admit(sock, host, head=None, ahead=hello.octets, rest=hello.rest, alpn=alpn)
+        self._admit(Visit(sock, source, host, hello, self._unique_id()))
 
-    def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
+    def http_arrived(
+        self, sock: socket.socket, source: tuple[str, int], head: RequestHead, octets: bytes
+    ) -> None:
         """A visitor on the HTTP port: the head of his first request, and all ``octets`` that were read."""
         requests = Requests(head.host)
-        allowed = requests.from_visitor(octets)
-        ahead = allowed[: len(head.octets)] if head.bodiless else b""
-        wire = Examined(sock, requests, self._clock)
-        self._admit(sock, head.host, head=head, ahead=ahead, rest=allowed[len(ahead) :], examined=wire)
+        requests.from_visitor(head.octets)
+        rest = octets[len(head.octets) :]
+        visit = Request(sock, source, head, rest, requests, self._unique_id(), self._clock)
+        self._admit(visit, requests.refusal)
 
     def name_served(self, name: str) -> None:
         """A name has a session now: who was parked for it goes on."""
@@ -202,8 +135,9 @@ class Visitors:
                 self._drop_lane(visit)
                 self._next_client(visit)
 
-    def refuse(self, sock: socket.socket, octets: bytes) -> None:
+    def refuse(self, sock: socket.socket, octets: bytes, why: str) -> None:
         """Answer a visitor of whom nothing else is known, and let him go."""
+        self._ledger.unclear(why)
         self._parting.part(sock, octets)
 
     def stop(self) -> None:
@@ -213,31 +147,34 @@ class Visitors:
         if self._sweep is not None and self._sweep.active():
             self._sweep.cancel()
 
-    def _admit(self, sock: socket.socket, host: str, **what: Any) -> None:
-        try:
-            visit = _Visit(sock, host, **what)
-        except OSError:  # reset meanwhile: it has no peer any more
-            self._close(sock)
+    def _admit(self, visit: Visit, page: bytes | None = None) -> None:
+        """``page``: what he is refused with, though his first head could be read."""
+        over = self._ledger.came(visit, self._routes.match(visit.host) or self._known_as(visit.host) or "")
+        if page is not None:
+            self._part(visit, page, "bad_request")
             return
-        if len(self._waiting) >= _WAITING_AT_MOST:
-            self._refuse(visit, Outcome.NO_CLIENT)
+        if over is None and len(self._waiting) >= _WAITING_AT_MOST:
+            over = Over.FULL
+        if over is not None:
+            self._part(visit, (Port.TLS if visit.head is None else Port.HTTP).value, over.value)
             return
         self._waiting[visit] = None
-        self._readiness.change(sock, lambda events: self._visitor_ready(visit, events))
+        self._readiness.change(visit.sock, lambda events: self._visitor_ready(visit, events))
         if self._sweep is None or not self._sweep.active():
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
         self._begin(visit)
 
-    def _begin(self, visit: _Visit) -> None:
+    def _begin(self, visit: Visit) -> None:
         if visit.head is not None:
             offers = self._routes.offers(visit.host) if self._is_served(visit.host) else []
             if offers and all(offer.http != "serve" for offer in offers):
                 host, target, method = visit.head.host, visit.head.target, visit.head.method
-                self._part(visit, refusal.redirect(host, target, self._https_port, method=method))
+                page = refusal.redirect(host, target, self._https_port, method=method)
+                self._part(visit, page, "redirected")
                 return
         self._next_client(visit)
 
-    def _next_client(self, visit: _Visit) -> None:
+    def _next_client(self, visit: Visit) -> None:
         http = visit.head is not None
         session = None
         if len(visit.tried) < _CLIENTS_AT_MOST and self._is_served(visit.host):
@@ -272,35 +209,37 @@ class Visitors:
             return served_as is not None
         return known_as != host and len(served_as) > len(known_as)
 
-    def _unpark(self, visit: _Visit) -> None:
+    def _unpark(self, visit: Visit) -> None:
         visit.parked = False
         self._parked -= 1
 
-    def _take_lane(self, visit: _Visit, session: Session) -> None:
+    def _take_lane(self, visit: Visit, session: Session) -> None:
         visit.lanes_tried += 1
         # A lane may be there at once: then give_up is of no use any more when take() returns.
         give_up = session.lanes.take(visit.kind, lambda lane: self._lane_taken(visit, session, lane))
         if visit.lane is None and visit in self._waiting and visit.session is session:
             visit.give_up = give_up
 
-    def _lane_taken(self, visit: _Visit, session: Session, lane: Lane) -> None:
+    def _lane_taken(self, visit: Visit, session: Session, lane: Lane) -> None:
         header = ProxyHeader(
             source=visit.source,
             destination=visit.destination,
             authority=visit.host,
             alpn=visit.alpn,
-            unique_id=self._unique_id(),
+            unique_id=visit.unique_id,
             kind=Kind.TLS if visit.head is None else Kind.HTTP,
         )
         visit.give_up = None
         visit.lane = lane
         visit.lane_since = self._clock.seconds()
         visit.checked = False
+        offer = self._routes.offer(visit.host, session)
+        visit.going_to(forwarded=offer is not None and offer.forwarded)
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
         self._lane_ready(visit, lane, READABLE | WRITABLE)
 
-    def _lane_ready(self, visit: _Visit, lane: Lane, events: int) -> None:
+    def _lane_ready(self, visit: Visit, lane: Lane, events: int) -> None:
         if visit.lane is not lane:
             return
         try:
@@ -317,7 +256,7 @@ class Visitors:
         if events & (READABLE | ENDING):
             self._read_status(visit, lane)
 
-    def _read_status(self, visit: _Visit, lane: Lane) -> None:
+    def _read_status(self, visit: Visit, lane: Lane) -> None:
         try:
             octets = lane.wire.recv(_READ_OCTETS)
         except BlockingIOError:
@@ -333,7 +272,7 @@ class Visitors:
             visit.outcome = _OUTCOMES.get(octets[0], Outcome.ORIGIN_FAILED)
             self._next_client(visit)
 
-    def _lane_died(self, visit: _Visit) -> None:
+    def _lane_died(self, visit: Visit) -> None:
         """The lane is at fault, not yet its client: another lane of his first."""
         self._drop_lane(visit)
         session = visit.session
@@ -343,7 +282,7 @@ class Visitors:
             visit.outcome = Outcome.NO_CLIENT
             self._next_client(visit)
 
-    def _join(self, visit: _Visit, lane: Lane, to_visitor: bytes) -> None:
+    def _join(self, visit: Visit, lane: Lane, to_visitor: bytes) -> None:
         session = visit.session
         assert session is not None
         del self._waiting[visit]
@@ -351,18 +290,20 @@ class Visitors:
         audience = session.joined
         pair: list[Joined] = []
 
-        def ended(_: Ended) -> None:
-            audience.difference_update(pair)
+        left = self._ledger.joined(visit, session.peer.id)
 
-        wire = visit.sock if visit.examined is None else visit.examined
-        joined = self._relay.join(wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.rest)
-        if visit.examined is not None:
-            visit.examined.joined = joined
+        def ended(how: Ended) -> None:
+            audience.difference_update(pair)
+            left(how)
+
+        joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.behind())
+        if isinstance(visit.wire, Examined):  # it books the relay's next read
+            visit.wire.joined = joined
         if joined in self._relay.joined:
             pair.append(joined)
             audience.add(joined)
 
-    def _visitor_ready(self, visit: _Visit, events: int) -> None:
+    def _visitor_ready(self, visit: Visit, events: int) -> None:
         """While he waits, all that matters of a visitor is whether he was reset; his end of stream is read
         after the join.
         """
@@ -395,31 +336,34 @@ class Visitors:
         if self._waiting:
             self._sweep = self._clock.callLater(_SWEEP_SECONDS, self._look)
 
-    def _others_left(self, visit: _Visit) -> bool:
+    def _others_left(self, visit: Visit) -> bool:
         return len(visit.tried) < _CLIENTS_AT_MOST and self._routes.has_other(
             visit.host, http=visit.head is not None, excluding=visit.tried
         )
 
-    def _refuse(self, visit: _Visit, outcome: Outcome) -> None:
+    def _refuse(self, visit: Visit, outcome: Outcome) -> None:
+        why = outcome.name.lower()
         if visit.head is not None:
-            self._part(visit, refusal.http(outcome.value, method=visit.head.method))
+            self._part(visit, refusal.http(outcome.value, method=visit.head.method), why)
         elif outcome is Outcome.NEVER_KNOWN:
-            self._part(visit, refusal.alert(UNRECOGNIZED_NAME))
+            self._part(visit, refusal.alert(UNRECOGNIZED_NAME), why)
         else:
-            self._part(visit, refusal.alert(_INTERNAL_ERROR))
+            self._part(visit, refusal.alert(refusal.INTERNAL_ERROR), why)
 
-    def _part(self, visit: _Visit, octets: bytes) -> None:
+    def _part(self, visit: Visit, octets: bytes, why: str) -> None:
         self._waiting.pop(visit, None)
+        self._ledger.refused(visit, why)
         self._parting.part(visit.sock, octets)
 
-    def _cancel(self, visit: _Visit) -> None:
+    def _cancel(self, visit: Visit) -> None:
         self._waiting.pop(visit, None)
         if visit.parked:
             self._unpark(visit)
         self._drop_lane(visit)
+        self._ledger.refused(visit, "left")
         self._close(visit.sock)
 
-    def _drop_lane(self, visit: _Visit) -> None:
+    def _drop_lane(self, visit: Visit) -> None:
         """Give up the lane, or the wait for one. A reset, so that the client stops at once what it began."""
         if visit.give_up is not None:
             visit.give_up()
@@ -433,7 +377,6 @@ class Visitors:
     def _close(self, wire: Wire) -> None:
         self._readiness.forget(wire)
         wire.close()
-
 
 
 def _unacknowledged(wire: Wire) -> bool:

@@ -68,6 +68,23 @@ def test_what_is_offered() -> None:
     }
 
 
+def test_what_requests_say_of_the_visitor_is_offered_where_requests_are_served() -> None:
+    made = origins(
+        ("www.example.com", "a.example.com", "b.example.com"),
+        tls_origin=WEB,
+        forwarded="add",
+        names={
+            "a.example.com": NameSettings(http_origin=PLAIN, http="serve", forwarded="add"),
+            "b.example.com": NameSettings(http_origin=PLAIN, http="serve"),
+        },
+    )
+    assert made.offers() == {
+        "www.example.com": Offer(tls=True, http="redirect"),
+        "a.example.com": Offer(tls=False, http="serve", forwarded=True),
+        "b.example.com": Offer(tls=False, http="serve"),
+    }
+
+
 def test_the_origin_of_a_name_and_kind() -> None:
     made = origins(
         ("www.example.com", "*.apps.example.com"),

@@ -171,6 +171,22 @@ def test_joined_goes_in_front_of_the_origins_first_octets(ends: Making) -> None:
     assert not joined.visits.waiting
 
 
+def test_without_descriptors_he_goes_to_another_client_and_who_is_joined_stays(ends: Making) -> None:
+    joined, busy = ends(), ends()
+    joined.begin(header(), HELLO)
+    joined.accept().send(b"ServerHello")
+    joined.receive(joined.server, 12)
+    with log_of(module.__name__) as lines:
+        for each in (busy, ends()):
+            each.visits.origins_below = 0
+            each.begin(header(), HELLO)
+            assert status(each) is Status.BUSY
+    assert ["no file descriptor is left" in line for line in lines] == [True, True]
+    joined.server.send(b"more")
+    assert joined.origin is not None
+    assert joined.receive(joined.origin, len(HELLO) + 4) == HELLO + b"more"
+
+
 def test_whoever_came_from_a_revoked_server_is_cut(ends: Making) -> None:
     joined, waiting = ends(), ends()
     joined.begin(header(), HELLO)

@@ -15,11 +15,13 @@ from zope.interface import provider
 
 from appliance.ingress.clienthello import ClientHello
 from appliance.ingress.httphead import RequestHead
+from appliance.ingress.limits import Limits
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.server import entry as entry_module
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.entry import Entry
+from appliance.service.server.gate import Gate
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.visitors import Visitors
 from appliance.service.server.waitingline import WaitingLine
@@ -36,18 +38,23 @@ UNEXPECTED_MESSAGE = bytes.fromhex("1503030002020a")
 class Taken:
     """Everybody the entry hands over to: what came, and its socket."""
 
+    readiness: Readiness
     seen: list[tuple[str, Any]] = field(default_factory=list)
     refused: list[bytes] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
     socks: list[socket.socket] = field(default_factory=list)
 
     def tls_arrived(self, sock: socket.socket, *what: Any) -> None:
-        if isinstance(what[0], str):
-            host, hello = cast(tuple[str, ClientHello], what)
+        if isinstance(what[0], tuple):
+            source, host, hello = cast(tuple[tuple[str, int], str, ClientHello], what)
+            assert source[0] == "127.0.0.1"
             self._take("visitor", sock, (host, hello.octets))
         else:
             self._take("tls lane", sock, what[0])
 
-    def http_arrived(self, sock: socket.socket, head: RequestHead, octets: bytes) -> None:
+    def http_arrived(
+        self, sock: socket.socket, source: tuple[str, int], head: RequestHead, octets: bytes
+    ) -> None:
         self._take("http", sock, (head.host, octets))
 
     def plain_arrived(self, sock: socket.socket, preface: bytes, rest: bytes) -> None:
@@ -59,15 +66,20 @@ class Taken:
     def join(self, sock: socket.socket, octets: bytes) -> None:
         self._take("link", sock, octets)
 
-    def refuse(self, sock: socket.socket, octets: bytes) -> None:
+    def refuse(self, sock: socket.socket, octets: bytes, why: str) -> None:
         self.refused.append(octets)
-        self.socks.append(sock)
+        self.reasons.append(why)
+        self._own(sock)
 
     def connection(self) -> str:
         return "a TLS connection"
 
     def _take(self, kind: str, sock: socket.socket, what: Any) -> None:
         self.seen.append((kind, what))
+        self._own(sock)
+
+    def _own(self, sock: socket.socket) -> None:
+        self.readiness.change(sock, lambda events: None)
         self.socks.append(sock)
 
 
@@ -76,6 +88,8 @@ class Ground:
     reactor: Turning
     entry: Entry
     taken: Taken
+    gate: Gate
+    linked: set[str]
     lines: list[LogEvent]
 
     def connect(self, port: int = 0) -> socket.socket:
@@ -84,9 +98,11 @@ class Ground:
 
 @pytest.fixture
 def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
-    default_name = getattr(request, "param", None)
+    asked = getattr(request, "param", None)
+    default_name = asked if isinstance(asked, str) else None
+    limits = asked if isinstance(asked, Limits) else Limits()
     with turning() as (reactor, readiness):
-        made = _ground(reactor, readiness, default_name)
+        made = _ground(reactor, readiness, default_name, limits)
         made.entry.startService()
         yield made
         made.entry.stopService()
@@ -95,9 +111,12 @@ def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
             sock.close()
 
 
-def _ground(reactor: Turning, readiness: Readiness, default_name: str | None) -> Ground:
+def _ground(reactor: Turning, readiness: Readiness, default_name: str | None, limits: Limits) -> Ground:
     lines: list[LogEvent] = []
     log = Logger(observer=provider(ILogObserver)(lambda event: lines.append(event)))
+    linked: set[str] = set()
+    complaints = FewLines(reactor, log)
+    gate = Gate(reactor, limits, linked=linked.__contains__, complaints=complaints)
     entry = Entry(
         reactor,
         readiness,
@@ -105,9 +124,10 @@ def _ground(reactor: Turning, readiness: Readiness, default_name: str | None) ->
         http_addresses=[("127.0.0.1", 0)],
         service_name=SERVICE,
         default_name=default_name,
-        complaints=FewLines(reactor, log),
+        gate=gate,
+        complaints=complaints,
     )
-    taken = Taken()
+    taken = Taken(readiness)
     entry.wire(
         visitors=cast(Visitors, taken),
         lanes=cast(Lanes, taken),
@@ -115,7 +135,7 @@ def _ground(reactor: Turning, readiness: Readiness, default_name: str | None) ->
         links=cast(WaitingLine, taken),
         tls=cast(ServerTls, taken),
     )
-    return Ground(reactor, entry, taken, lines)
+    return Ground(reactor, entry, taken, gate, linked, lines)
 
 
 def hello(server_name: str | None, alpn: list[bytes]) -> bytes:
@@ -286,3 +306,137 @@ def test_one_that_fails_keeps_nobody_behind_him_waiting(
     logged_errors.clear()
     for sock in socks:
         sock.close()
+
+
+# Limits
+
+FULL = bytes.fromhex("15030300020250")
+TWO_OPEN = Limits(source_open=2, source_new=0, exempt=())
+ONE_A_SECOND = Limits(source_open=0, source_new=1, exempt=())
+
+
+def answer(sock: socket.socket) -> bytes:
+    """All that comes until the end; the entry has no other work to do meanwhile."""
+    got = b""
+    sock.settimeout(5)
+    try:
+        while octets := sock.recv(65536):
+            got += octets
+    except ConnectionResetError:
+        pass
+    return got
+
+
+def has_ended(sock: socket.socket) -> bool:
+    try:
+        return not sock.recv(1)
+    except BlockingIOError:
+        return False
+
+
+def until_answered(ground: Ground, sock: socket.socket) -> bytes:
+    before = sum(ground.gate.refused.values())
+    ground.reactor.until(lambda: sum(ground.gate.refused.values()) > before)
+    return answer(sock)
+
+
+@pytest.mark.parametrize("ground", [TWO_OPEN], indirect=True)
+@pytest.mark.parametrize(("port", "told"), [(0, FULL), (1, b"HTTP/1.1 503 ")])
+def test_a_source_has_only_so_many_open(ground: Ground, port: int, told: bytes) -> None:
+    held = [ground.connect() for _ in range(2)]
+    ground.reactor.until(lambda: ground.gate.inside == 2)
+    for _ in range(3):
+        with ground.connect(port) as sock:
+            assert until_answered(ground, sock).startswith(told)
+    assert ground.gate.inside == 2
+    (line,) = ground.lines
+    assert line["source"] == "127.0.0.1"
+    assert "source_open" in line["text"]
+    held.pop().close()
+    ground.reactor.until(lambda: ground.gate.inside == 1)
+    with ground.connect() as sock:
+        sock.send(hello("www.example.com", []))
+        ground.reactor.until(lambda: ground.taken.seen)
+    held.pop().close()
+
+
+@pytest.mark.parametrize("ground", [ONE_A_SECOND], indirect=True)
+def test_a_source_has_only_so_many_new_ones_a_second(ground: Ground) -> None:
+    with ground.connect() as first, ground.connect() as second:
+        assert until_answered(ground, second) == FULL
+        ground.reactor.advance(1)
+        with ground.connect():
+            ground.reactor.until(lambda: ground.gate.inside == 2)
+        first.close()
+    ground.reactor.until(lambda: ground.gate.inside == 0)
+
+
+@pytest.mark.parametrize("ground", [ONE_A_SECOND], indirect=True)
+def test_where_a_client_is_linked_from_its_lanes_come_and_visitors_do_not(ground: Ground) -> None:
+    ground.linked.add("127.0.0.1")
+    preface = b"\xf5tunnel\x01" + bytes(32)
+    for _ in range(5):
+        with ground.connect() as sock:
+            sock.send(preface)
+            seen = len(ground.taken.seen)
+            ground.reactor.until(lambda seen=seen: len(ground.taken.seen) > seen)  # type: ignore[misc]
+    with ground.connect() as sock:
+        sock.send(hello(SERVICE, [b"tunnel/1"]))
+        ground.reactor.until(lambda: ground.taken.seen[-1][0] == "link")
+    with ground.connect() as sock:
+        sock.send(hello("www.example.com", []))
+        assert until_answered(ground, sock) == FULL
+    with ground.connect(1) as sock:  # no lane comes there
+        assert until_answered(ground, sock).startswith(b"HTTP/1.1 503 ")
+    assert ground.gate.inside == 0
+
+
+@pytest.mark.parametrize("ground", [Limits(all_open=2)], indirect=True)
+def test_when_it_is_full_what_is_ours_comes_in(ground: Ground) -> None:
+    held = [ground.connect() for _ in range(2)]
+    ground.reactor.until(lambda: ground.gate.inside == 2)
+    with ground.connect(1) as sock:
+        assert until_answered(ground, sock).startswith(b"HTTP/1.1 503 ")
+    for octets, told in ((hello("www.example.com", []), FULL), (b"GET /", FULL)):
+        with ground.connect() as sock:
+            sock.send(octets)
+            assert until_answered(ground, sock) == told
+    for kind, alpn in (("watch", b"watch/1"), ("link", b"tunnel/1"), ("tls lane", b"tunnel-lane/1")):
+        with ground.connect() as sock:
+            sock.send(hello(SERVICE, [alpn]))
+            ground.reactor.until(lambda kind=kind: kind in [one for one, _ in ground.taken.seen])  # type: ignore[misc]
+    assert ground.taken.refused == []
+    for sock in held:
+        sock.close()
+    ground.reactor.until(lambda: ground.gate.inside == 0)
+
+
+def test_the_last_descriptors_are_not_for_lanes(ground: Ground) -> None:
+    ground.gate.lanes_below = 0
+    with ground.connect() as sock:
+        sock.send(b"\xf5tunnel\x01" + bytes(32))
+        sock.setblocking(False)
+        ground.reactor.until(lambda: has_ended(sock))
+    with ground.connect() as sock:
+        sock.send(hello(SERVICE, [b"watch/1"]))
+        ground.reactor.until(lambda: ground.taken.seen)
+    assert [kind for kind, _ in ground.taken.seen] == ["watch"]
+
+
+def test_among_the_last_descriptors_the_oldest_that_is_silent_goes(ground: Ground) -> None:
+    with ground.connect() as oldest:
+        ground.reactor.until(lambda: ground.gate.inside == 1)
+        ground.gate.lanes_below = 0
+        with ground.connect() as sock:
+            sock.send(hello(SERVICE, [b"watch/1"]))
+            ground.reactor.until(lambda: ground.taken.seen)
+            assert answer(oldest) == b""
+
+
+def test_each_reason_has_its_word(ground: Ground) -> None:
+    for port, octets in enumerate((bytes(64), b"GET /\r\n\r\n")):
+        with ground.connect(port) as sock:
+            sock.send(octets)
+            ground.reactor.until(lambda port=port: len(ground.taken.reasons) > port)  # type: ignore[misc]
+    assert ground.taken.reasons == ["bad_hello", "bad_request"]
+    assert ground.gate.inside == 0

@@ -31,7 +31,9 @@ async def test_stopped_it_says_goodbye_and_leaves_nothing() -> None:
 async def test_its_status() -> None:
     ground = Ground()
     try:
-        assert ground.server.status() == {"sessions": [], "joined": 0}
+        status = ground.server.status()
+        assert (status["sessions"], status["joined"], status["visitors"]) == ([], 0, [])
+        assert status["entry"]["open"] == 0
         link = await ground.link(client_credential())
         await until(lambda: link.names == NAMES)
         (session,) = ground.server.status()["sessions"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import socket
 from collections.abc import Iterator
@@ -9,13 +10,21 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, Logger
+from zope.interface import provider
 
+from appliance.ingress.accessline import AccessLine
 from appliance.ingress.clienthello import ClientHello
+from appliance.ingress.forwarded import forwarded as forwarded_head
 from appliance.ingress.httphead import HeadReader
+from appliance.ingress.limits import Limits, Over
+from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined, Relay
 from appliance.service.server import visitors
-from appliance.service.server.lanes import Lanes, SessionLanes
+from appliance.service.server.gate import Gate
+from appliance.service.server.lanes import TLS, Lane, Lanes, SessionLanes
+from appliance.service.server.ledger import Ledger
 from appliance.service.server.links import Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
@@ -81,7 +90,7 @@ class OneLane:
 class Ground:
     """A server's visitors, with as many clients of the name as a test wants."""
 
-    def __init__(self, reactor: Turning, readiness: Readiness) -> None:
+    def __init__(self, reactor: Turning, readiness: Readiness, *, name_open: int = 0) -> None:
         self.reactor = reactor
         self.readiness = readiness
         self.known: set[str] = set()
@@ -90,6 +99,14 @@ class Ground:
         self.parting = Parting(readiness, reactor)
         self.clients: dict[bytes, LinkedClient] = {}
         self.doors = Lanes(readiness, reactor, self.clients)
+        self.lines: list[LogEvent] = []
+        log = Logger(observer=provider(ILogObserver)(lambda event: self.lines.append(event)))
+        complaints = FewLines(reactor, log)
+        self.gate = Gate(reactor, Limits(), linked=lambda address: False, complaints=complaints)
+        self.said: list[AccessLine] = []
+        self.ledger = Ledger(
+            reactor, lambda: 1.5, self.gate, name_open=name_open, say=self.said.append
+        )
         self.visitors = Visitors(
             readiness,
             reactor,
@@ -100,6 +117,7 @@ class Ground:
             known_as=lambda host: host if host in self.known else None,
             https_port=8443,
             unique_id=lambda: b"unique",
+            ledger=self.ledger,
         )
         self._counter = 0
         self._open: list[socket.socket] = []
@@ -122,12 +140,17 @@ class Ground:
         self.doors.plain_arrived(far, preface, b"")
         return OneLane(near, preface, client)
 
+    def came(self, sock: socket.socket) -> None:
+        """What the entry does before it hands a visitor over."""
+        self.gate.came(sock.getpeername()[0])
+
     def visit(self, host: str = NAME) -> socket.socket:
         near, far = tcp_pair()
         self._open.append(near)
         self.readiness.register(far, lambda events: None)
         hello = ClientHello(host, (b"h2", b"http/1.1"), True, octets=HELLO, rest=REST)
-        self.visitors.tls_arrived(far, host, hello)
+        self.came(far)
+        self.visitors.tls_arrived(far, near.getsockname(), host, hello)
         return near
 
     def ask(self, request: bytes) -> socket.socket:
@@ -136,8 +159,16 @@ class Ground:
         self.readiness.register(far, lambda events: None)
         head = HeadReader().feed(request)
         assert head is not None
-        self.visitors.http_arrived(far, head, request)
+        self.came(far)
+        self.visitors.http_arrived(far, near.getsockname(), head, request)
         return near
+
+    def parted(self) -> socket.socket:
+        """A socket of whom nothing is known."""
+        near, far = tcp_pair()
+        self._open.append(near)
+        self.readiness.register(far, lambda events: None)
+        return far
 
     def told(self, visitor: socket.socket) -> bytes:
         got = bytearray()
@@ -178,9 +209,9 @@ class Ground:
 
 
 @pytest.fixture
-def ground() -> Iterator[Ground]:
+def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
     with turning() as (reactor, readiness):
-        made = Ground(reactor, readiness)
+        made = Ground(reactor, readiness, name_open=getattr(request, "param", 0))
         yield made
         made.close()
 
@@ -369,6 +400,45 @@ def test_http_is_redirected_where_nobody_serves_it(ground: Ground) -> None:
     assert b"Location: https://www.example.com:8443/path?q\r\n" in answer
 
 
+def test_the_client_that_gets_him_says_whether_requests_tell_who_he_is(ground: Ground) -> None:
+    lanes = []
+    for forwarded in (False, True):
+        ground.client(Offer(True, "serve", forwarded), lanes=0)
+        client = list(ground.clients.values())[-1]
+        near, far = tcp_pair()
+        ground._open.append(near)
+        ground.readiness.register(far, lambda events: None)
+        preface = write_preface(client.lanes.keys, client.session_id, 1)
+        client.lanes.add(Lane(far, client.lanes.keys, read_preface(preface)), TLS)
+        lanes.append(OneLane(near, preface, client))
+    visitor = ground.ask(GET + GET)
+    ground.reactor.until(lambda: lanes[0].read() and lanes[0].got)
+    assert lanes[0].got == GET
+    lanes[0].sock.send(bytes([Status.ORIGIN_REFUSED]))
+    ground.reactor.until(lambda: lanes[1].read() and lanes[1].got)
+    said = forwarded_head(GET, source=visitor.getsockname()[0], proto="http")
+    assert lanes[1].got == said
+    lanes[1].sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: lanes[1].read() and len(lanes[1].got) > len(said))
+    assert lanes[1].got == said * 2
+
+
+def test_a_first_head_that_the_second_reader_refuses_reaches_nobody(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ground.client(Offer(True, "serve"))
+    head = HeadReader().feed(GET)
+    assert head is not None
+    other = dataclasses.replace(head, octets=GET.replace(b"/path", b"/other"))
+    near, far = tcp_pair()
+    ground._open.append(near)
+    ground.readiness.register(far, lambda events: None)
+    monkeypatch.setattr(HeadReader, "feed", lambda reader, octets: other)
+    ground.came(far)
+    ground.visitors.http_arrived(far, near.getsockname(), other, GET)
+    assert ground.told(near).startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.parametrize(("known", "status"), [(False, b"HTTP/1.1 404 "), (True, b"HTTP/1.1 503 ")])
 def test_http_without_a_client(ground: Ground, known: bool, status: bytes) -> None:
     if known:
@@ -412,3 +482,98 @@ def test_a_name_that_is_away_is_not_the_wildcards(ground: Ground, http: bool) ->
         assert ground.told(away).startswith(b"HTTP/1.1 308 ")
     else:
         ground.reactor.until(own.read)
+
+
+# What becomes of them
+
+
+def test_a_visitor_is_in_the_books(ground: Ground) -> None:
+    ground.known.add(NAME)
+    client = ground.client()
+    (lane,) = ground.own
+    visitor = ground.visit()
+    where = visitor.getsockname()
+    ground.reactor.until(lane.read)
+    lane.sock.send(bytes([Status.JOINED]) + b"ServerHello")
+    assert ground.receive(visitor, 11) == b"ServerHello"
+    ground.reactor.until(lambda: lane.read() and lane.got == HELLO + REST)
+    (row,) = ground.ledger.status()
+    assert (row["name"], row["client"], row["open"], row["joined"]) == (NAME, client.peer.id, 1, 1)
+    ground.reactor.advance(30)
+    visitor.close()
+    lane.sock.close()
+    ground.reactor.until(lambda: ground.said)
+    (line,) = ground.said
+    assert line == AccessLine(
+        1.5, NAME, where, client.peer.id, len(HELLO + REST), 11, line.seconds, "ended", b"unique"
+    )
+    assert 30 <= line.seconds < 40
+    (row,) = ground.ledger.status()
+    assert (row["open"], row["octets_in"], row["octets_out"]) == (0, len(HELLO + REST), 11)
+    assert (row["durations"], row["ends"]) == ([0, 0, 0, 0, 1, 0, 0, 0], {"ended": 1})
+    assert ground.gate.inside == 0
+
+
+def test_a_reset_is_told_from_an_end(ground: Ground) -> None:
+    ground.client()
+    (lane,) = ground.own
+    visitor = ground.visit()
+    ground.reactor.until(lane.read)
+    lane.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: lane.read() and lane.got == HELLO + REST)
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    visitor.close()
+    ground.reactor.until(lambda: ground.said)
+    assert ground.said[0].how == "reset"
+    assert ground.gate.inside == 0
+
+
+def test_who_is_not_joined_is_in_the_books_too(ground: Ground) -> None:
+    ground.told(ground.visit("never.example.com"))
+    ground.client()
+    ground.told(ground.ask(GET))
+    (lane,) = ground.own
+    visitor = ground.visit()
+    ground.reactor.until(lane.read)
+    lane.sock.send(bytes([Status.ORIGIN_REFUSED]))
+    ground.told(visitor)
+    assert [(line.name, line.client, line.how) for line in ground.said] == [
+        ("never.example.com", "", "never_known"),
+        (NAME, "", "redirected"),
+        (NAME, "", "origin_failed"),
+    ]
+    assert {(row["name"], row["client"]): row["ends"] for row in ground.ledger.status()} == {
+        ("", ""): {"never_known": 1},
+        (NAME, ""): {"redirected": 1, "origin_failed": 1},
+    }
+    ground.visitors.refuse(ground.parted(), b"", "bad_hello")
+    assert ground.ledger.status()[0]["ends"] == {"never_known": 1, "bad_hello": 1}
+    assert ground.gate.inside == 0
+
+
+def test_who_leaves_before_he_is_joined_has_left(ground: Ground) -> None:
+    ground.known.add(NAME)
+    visitor = ground.visit()
+    visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    visitor.close()
+    ground.reactor.until(lambda: ground.said)
+    assert ground.said[0].how == "left"
+    assert ground.gate.inside == 0
+
+
+@pytest.mark.parametrize("ground", [2], indirect=True)
+def test_a_name_has_only_so_many(ground: Ground) -> None:
+    ground.known.update((NAME, "else.example.com"))
+    inside = [ground.visit(), ground.visit()]
+    assert ground.told(ground.visit()) == INTERNAL_ERROR
+    assert b"too many visitors" in ground.told(ground.ask(GET))
+    ground.visit("else.example.com")
+    for _ in range(5):
+        ground.reactor.turn()
+    assert [line.how for line in ground.said] == ["name_open", "name_open"]
+    (line,) = ground.lines
+    assert line["source"] == NAME
+    assert ground.gate.refused[Over.NAME_OPEN] == 2
+    for sock in inside:
+        with pytest.raises(BlockingIOError):
+            sock.recv(1)
