@@ -125,6 +125,17 @@ class Requests:
         return self.heads > 0 and self._state is not _State.BODY
 
     @property
+    def head_begun(self) -> bool:
+        """Whether a part of a head is here, and not all of it."""
+        return self._state is _State.HEAD and bool(self._head.octets)
+
+    def too_slow(self) -> None:
+        """Refuse the head that has begun: it did not come in time."""
+        self._go(_Seen.FAULT)
+        self._unread.clear()
+        self.refusal = refusal.http(408, method=self._method)
+
+    @property
     def certain(self) -> int:
         """How many of the visitor's next octets are in the middle of a body, whatever they are."""
         return self._body.left - len(self._unread) if self._state is _State.BODY else 0

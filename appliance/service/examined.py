@@ -28,6 +28,11 @@ at once.
 LINGER_SECONDS = 2.0
 """For the visitor's own end behind the page: long enough for it to cross the world and come back."""
 
+HEAD_SECONDS = 10.0
+"""For a head, from its first octets on: what the first one of a connection on port 80 has, too. Between
+requests a visitor may be silent for as long as his origin likes.
+"""
+
 TURN_SECONDS = 0.005
 """Reading requests at a stretch, before others get their turn: 1 MiB of the shortest ones would take 2 s."""
 
@@ -82,6 +87,7 @@ class Examined:
         self._passed = b""  # let through and not yet taken by the relay
         self._turn_since: float | None = None
         self._again: Any = None
+        self._head_timer: Any = None  # since a part of a head came
         self._timer: Any = None  # since the refusal: for the origin, then for the visitor
         self._heard = 0.0  # when the origin last said something
         self._full = False  # the visitor does not read, so the origin cannot say anything
@@ -111,6 +117,8 @@ class Examined:
             if not octets:
                 return b""
             self._passed = self._requests.from_visitor(octets)
+            if self._requests.head_begun:
+                self._await_head()
         octets, self._passed = self._passed[:size], self._passed[size:]
         return octets
 
@@ -172,7 +180,7 @@ class Examined:
 
     def close(self) -> None:
         """Close the socket."""
-        for call in (self._again, self._timer):
+        for call in (self._again, self._timer, self._head_timer):
             if call is not None and call.active():
                 call.cancel()
         if self._end_sent and self._paged:
@@ -201,6 +209,20 @@ class Examined:
             self._turn_since = None
             self._read_again()
             raise BlockingIOError
+
+    def _await_head(self) -> None:
+        if self._head_timer is None or not self._head_timer.active():
+            self._head_timer = self._clock.callLater(HEAD_SECONDS, self._look_at_head, self._requests.heads)
+
+    def _look_at_head(self, heads: int) -> None:
+        """Of a head that began when there were so many before it."""
+        if not self._requests.head_begun:
+            return
+        if self._requests.heads == heads:
+            self._requests.too_slow()
+            self._ready(READABLE)  # which finds the end
+        else:
+            self._await_head()
 
     def _read_again(self) -> None:
         """Have the relay read in the next reactor turn: no edge will tell it to."""

@@ -372,3 +372,17 @@ def test_how_many_octets_are_in_the_middle_of_a_body() -> None:
     assert requests.certain <= 0
     requests.from_visitor(b"\n0\r\n\r\n" + UPGRADE[:10])
     assert requests.certain == 0
+
+
+def test_a_head_that_is_too_slow() -> None:
+    requests = Requests(HOST)
+    assert not requests.head_begun
+    requests.from_visitor(GET + request(b"HEAD / HTTP/1.1")[:9])
+    assert requests.head_begun
+    requests.too_slow()
+    assert status(requests) == 408
+    assert requests.from_visitor(GET) == b""
+    assert not requests.head_begun
+    requests = Requests(HOST)
+    requests.from_visitor(POST[:-1])
+    assert not requests.head_begun

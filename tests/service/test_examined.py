@@ -413,3 +413,39 @@ def test_a_read_is_larger_in_the_middle_of_a_body() -> None:
     assert sized.asked == [1 << 14, 1 << 16, 1 << 14]
     wire.close()
     visitor.close()
+
+
+def test_a_head_that_does_not_come_in_time(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET)
+    assert talk.read(talk.origin) == GET
+    talk.reactor.advance(examined.HEAD_SECONDS * 10)  # between requests there is time
+    talk.visitor.send(GET[:-1])
+    assert talk.read(talk.origin) == b""
+    talk.reactor.advance(examined.HEAD_SECONDS - 0.1)
+    talk.visitor.send(GET[-1:] + GET[:5])
+    assert talk.read(talk.origin) == GET
+    talk.reactor.advance(0.1)
+    assert talk.requests.refusal is None  # that is the next one, and has its own time
+    for octet in GET[5:15]:
+        talk.reactor.advance(examined.HEAD_SECONDS / 11)
+        talk.visitor.send(bytes([octet]))
+        assert talk.read(talk.origin) == b""
+    talk.reactor.advance(examined.HEAD_SECONDS / 10)
+    assert talk.read(talk.origin) is None
+    talk.origin.close()
+    page = talk.read(talk.visitor)
+    assert page is not None
+    assert page.startswith(b"HTTP/1.1 408 ")
+    close(talk)
+
+
+def test_a_body_may_take_its_time(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop)
+    talk.visitor.send(POST[:10])
+    talk.turn()
+    talk.visitor.send(POST[10:-2])
+    assert talk.read(talk.origin) == POST[:-2]
+    talk.reactor.advance(examined.HEAD_SECONDS * 10)
+    talk.visitor.send(POST[-2:])
+    assert talk.read(talk.origin) == POST[-2:]
+    close(talk)

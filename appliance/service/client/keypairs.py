@@ -66,6 +66,7 @@ class Keypairs:
 def _context(keypair: Keypair) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION  # a whole handshake for one record
     context.set_ciphers(_TLS_1_2_CIPHERS)
     context.set_alpn_protocols([ALPN])
     certificate, key = _in_memory(keypair.certificate_pem), _in_memory(keypair.key_pem)

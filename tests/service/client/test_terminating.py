@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.addresses import Origin
 from appliance.service.client import terminating as module
@@ -21,6 +23,7 @@ from appliance.service.examined import LINGER_SECONDS, SILENT_SECONDS
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, read_proxy_header
 from tests.certificates import issue
+from tests.effort import examples
 from tests.ingress.test_httphead import PROBES
 from tests.service.client.test_visits import Ends, header, status
 from tests.service.client.visiting import Visitor, visitor_context
@@ -368,3 +371,49 @@ def test_an_origin_on_a_unix_socket(ends: Callable[..., Terminated], tmp_path: P
     origin = joined.arrive()
     joined.visitor.say(GET)
     assert joined.receive(origin, len(passed(GET))) == passed(GET)
+
+
+BODIES = st.one_of(
+    st.binary(max_size=3000).map(lambda body: (b"Content-Length: %d" % len(body), body)),
+    st.lists(st.binary(min_size=1, max_size=900), max_size=4).map(
+        lambda chunks: (
+            b"Transfer-Encoding: chunked",
+            b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n\r\n",
+        )
+    ),
+)
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(
+    st.lists(BODIES, min_size=1, max_size=4),
+    st.lists(st.integers(1, 4000), max_size=10),
+    st.binary(max_size=40_000),
+)
+def test_any_requests_in_any_cut_arrive_as_they_are(
+    bodies: list[tuple[bytes, bytes]], cuts: list[int], answer: bytes
+) -> None:
+    """And say who the visitor is, each; and whatever the origin answers arrives as it is."""
+    asked = [
+        b"PUT /%d HTTP/1.1\r\nHost: www.example.com\r\n%s\r\n\r\n" % (number, field) + body
+        for number, (field, body) in enumerate(bodies)
+    ]
+    octets = b"".join(asked)
+    with turning() as (reactor, readiness):
+        joined = Terminated(reactor, readiness)
+        origin = joined.arrive()
+        for cut in cuts:
+            joined.visitor.say(octets[:cut])
+            octets = octets[cut:]
+            joined.turns(1)
+            if not octets:
+                break
+        if octets:
+            joined.visitor.say(octets)
+        expected = b"".join(map(passed, asked))
+        assert joined.receive(origin, len(expected)) == expected
+        origin.setblocking(True)
+        origin.sendall(answer)
+        origin.close()
+        assert joined.ended() == answer or not answer
+        joined.close()
