@@ -13,7 +13,6 @@ His requests reach the origin as HTTP/1.1 with who he is in fields that he canno
 from __future__ import annotations
 
 import socket
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from appliance.ingress import refusal
@@ -94,15 +93,21 @@ class Terminating:
         origin = Answering(self._origin)
         fault = _Fault(requests, origin)
         examined = Examined(self._wire, requests, self._visits.reactor, fault.page)
-        to_origin = b""
-        if self._proxy_protocol:  # what the visitor offered may have been h2; what the origin gets is not
-            to_origin = replace(header.for_origin(), alpn=ALPN.encode("ascii")).octets()
+        to_origin = self._proxy_header() if self._proxy_protocol else b""
         joined = self._visits.join(
             examined, origin, self.server, to_lane=b"", to_origin=to_origin, over=fault.over
         )
         if joined in self._visits.relay.joined:
             examined.joined = joined
             fault.watch(self._visits.reactor, examined)
+
+    def _proxy_header(self) -> bytes:
+        """What the visitor offered first may have been h2; what the origin gets is not."""
+        said = self._header
+        spoken = ALPN.encode("ascii")
+        return ProxyHeader(
+            said.source, said.destination, said.authority, spoken, said.unique_id, None
+        ).octets()
 
     def _fail(self) -> None:
         """The handshake has failed: the alert, if there is one, and the end."""
