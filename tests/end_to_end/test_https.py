@@ -20,10 +20,11 @@ import pytest
 import wsproto
 from wsproto.events import AcceptConnection, Event, Request, TextMessage
 
+from appliance.tunnel.proxyheader import read_proxy_header
 from tests.certificates import Pems, issue
 from tests.end_to_end.joined import Joined, rest_of
 from tests.end_to_end.looking import Capture, in_memory
-from tests.end_to_end.origins import Visited, keep_alive
+from tests.end_to_end.origins import Visited, answer, keep_alive
 from tests.end_to_end.programs import free_port, need, wait_for
 from tests.end_to_end.site import ZONE, Client, Nginx
 from tests.end_to_end.test_port_80 import (
@@ -90,6 +91,15 @@ def echo(visited: Visited) -> None:
         visited.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
+def proxied(visited: Visited) -> None:
+    """Answer with who the PROXY protocol's header says the visitor is."""
+    start = visited.take(16)
+    header = read_proxy_header(start + visited.take(int.from_bytes(start[14:16])))
+    visited.head()
+    visited.send(answer(f"{header.source[0]} {header.authority} {header.alpn!r}".encode()))
+    visited.read()
+
+
 class Site(Joined):
     """One appliance, two clients, and an origin for each thing that an origin can do."""
 
@@ -109,6 +119,7 @@ class Site(Joined):
             "resets": self.origin(reads_and_resets),
             "half": self.origin(until_the_end),
             "echo": self.origin(echo),
+            "proxied": self.origin(proxied),
         }
         self.ports_of = {label: origin.port for label, origin in self.origins.items()}
         self.clients: dict[str, Client] = {}
@@ -132,6 +143,7 @@ class Site(Joined):
         super().start()
         ports = {**self.ports_of, "www": self.nginx.http, "refusing": self.refusing, "two": self.refusing}
         names = {label: self.terminated(label, port) for label, port in ports.items()}
+        names["proxied"]["proxy_protocol"] = True
         names["*.apps"] = self.terminated("*.apps", self.nginx.http)
         names["awaited"] = self.terminated("awaited", self.nginx.http, written=False)
         names["passed"] = {"tls_origin": self.nginx.tls}
@@ -184,6 +196,11 @@ def test_the_origin_is_told_who_the_visitor_is_and_nothing_of_what_he_says_himse
     (visited,) = site.visited("script")[before:]
     first, second = request("script", "/first"), request("script", "/second", close=True)
     assert bytes(visited.octets) == identified(first, "script") + identified(second, "script")
+
+
+def test_the_proxy_protocol_is_spoken_to_the_origin(site: Site) -> None:
+    said = site.curl(f"https://proxied.{ZONE}/")
+    assert said == f"127.0.0.1 proxied.{ZONE} b'http/1.1'"
 
 
 def test_hundreds_of_requests_on_one_connection(site: Site) -> None:
