@@ -76,6 +76,7 @@ def test_which_names_it_is_for(name: str, is_for: bool) -> None:
         (WWW.certificate, RSA.key, "key", "is not the key"),
         (WWW.certificate, with_password(WWW.key), "key", "is encrypted"),
     ],
+    ids=map(str, range(12)),  # not the octets, which are others in each process
 )
 def test_what_is_no_pair(certificate: bytes, key: bytes, part: Part, words: str) -> None:
     with pytest.raises(KeypairRefused, match=words) as caught:
