@@ -84,6 +84,7 @@ def test_what_is_no_pair(certificate: bytes, key: bytes, part: Part, words: str)
     assert caught.value.part == part
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_whatever_the_files_hold_there_is_one_error(data: st.DataObject) -> None:
