@@ -4,6 +4,7 @@
 # make docs     docs/reference/settings.md, from the settings' classes
 # make bench-dns  the nameserver beside NSD, Knot, PowerDNS and BIND; bar NAME VALUE GOAL ok|MISS
 # make bench-relay  the tunnel beside HAProxy, frp and rathole; ROWS="bulk new" for some of it, ROWS=soak
+# make bench-tls  TLS ended at the client beside nginx behind the same tunnel; bar NAME VALUE GOAL ok|MISS
 # make chaos MINUTES=75  the fleet under faults, in network namespaces (root): bar NAME VALUE GOAL ok|MISS
 # make measure  start-up, memory and CPU, one line each: measured NAME VALUE UNIT
 #
@@ -25,7 +26,7 @@ PROGRAMS := dig kdig unbound nginx chromium nsd knotd named ip nft curl nghttp h
   dnsperf pebble lego certbot zonemaster-cli dnsviz pdns_server
 MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 
-.PHONY: run test prove bench-dns bench-relay chaos measure check docs packages clean
+.PHONY: run test prove bench-dns bench-relay bench-tls chaos measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
 
@@ -48,6 +49,9 @@ bench-dns: .venv/test-ready packages
 # The peers that are not of Debian are built by benchmarks/getpeers.sh into .bench; without them it goes on.
 bench-relay: .venv/test-ready packages
 	@exec .venv/bin/python -m benchmarks.relay --rounds $(ROUNDS) --into docs/speed $(ROWS)
+
+bench-tls: .venv/test-ready packages
+	@exec .venv/bin/python -m benchmarks.tls
 
 chaos: .venv/test-ready packages
 	@exec .venv/bin/python -m tests.lab.chaos --minutes $(MINUTES)

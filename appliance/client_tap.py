@@ -9,11 +9,11 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from twisted.application import service
-from twisted.logger import Logger
 from twisted.python import usage
 
 from appliance.service.client.joining import TunnelClient
@@ -43,6 +43,8 @@ class Options(usage.Options):
         ("http-origin", None, None, "Web server for plain HTTP visitors, HOST:PORT or unix:/PATH."),
         ("http", None, None, "What port 80 does: `redirect` to https, or `serve` from --http-origin."),
         ("resolver", None, None, "Resolver to find servers with, ADDRESS[:PORT]. Default: the system's."),
+        ("certificate", None, None, "PEM file: end the TLS of visitors here, before --http-origin."),
+        ("key", None, None, "PEM file with the key of --certificate."),
         ("state", None, None, "Directory of this client's instance id."),
     )
     optFlags = (
@@ -95,7 +97,7 @@ def makeService(options: Options) -> service.IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     whole = service.MultiService()
     client.setServiceParent(whole)  # type: ignore[no-untyped-call]
-    Signals(reactor).setServiceParent(whole)  # type: ignore[no-untyped-call]
+    Signals(reactor, client.certificates.read_again).setServiceParent(whole)  # type: ignore[no-untyped-call]
     Ending(reactor, client.drain).setServiceParent(whole)  # type: ignore[no-untyped-call]
     return whole
 
@@ -107,23 +109,19 @@ def _refuse(errors: list[str]) -> NoReturn:
 
 
 class Signals(service.Service):
-    """SIGHUP, which kills by default and which operators send to say "reload", has nothing to do here."""
+    """SIGHUP, which kills by default, and which operators send to say "read it again"."""
 
-    log = Logger()
-
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, read_again: Callable[[], None]) -> None:
         self._reactor = reactor
+        self._read_again = read_again
         self._before: Any = None
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
         self._before = signal.signal(
-            signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._nothing)
+            signal.SIGHUP, lambda number, frame: self._reactor.callFromThread(self._read_again)
         )
 
     def stopService(self) -> None:
         super().stopService()  # type: ignore[no-untyped-call]
         signal.signal(signal.SIGHUP, self._before)
-
-    def _nothing(self) -> None:
-        self.log.info("nothing to reload: a tunnel client reads its settings and invitation when it starts")

@@ -38,6 +38,7 @@ from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
 from appliance.dns.ratelimit import RATE_DEFAULT, SLIP_DEFAULT
 from appliance.fleet.publish import may_be_published
 from appliance.ingress.limits import NEW_A_SECOND, OPEN_AT_MOST, THIS_MACHINE, Network
+from appliance.keypairsettings import with_paths, without_other_end, wrong_keypair
 from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
 from appliance.secondaries import SecondarySettings, SecondaryTable, read_secondary, wrong_secondaries
 from appliance.service.ports import local_addresses
@@ -92,6 +93,8 @@ CLIENT_OPTIONS = {
     "http_origin": "--http-origin",
     "http": "--http",
     "proxy_protocol": "--proxy-protocol",
+    "certificate": "--certificate",
+    "key": "--key",
 }
 """The same for twistd tunnel-client."""
 
@@ -284,7 +287,7 @@ class NameSettings:
     http_origin: Origin | None = _doc("Where plain HTTP visitors are joined to.", "none", default=None)
     http: Literal["redirect", "serve"] = _doc(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
-        '`"serve"` with an `http_origin`, else `"redirect"`',
+        '`"serve"` with an `http_origin` and no `certificate`, else `"redirect"`',
         default="redirect",
     )
     proxy_protocol: bool = _doc(
@@ -298,6 +301,21 @@ class NameSettings:
         '`"off"`',
         default="off",
     )
+    certificate: Path | None = _doc(
+        "A PEM file: the certificate of the name, and those between it and its root behind it. With it and"
+        " `key`, and without a `tls_origin`, the client itself ends the TLS of visitors, and asks"
+        " `http_origin`. A file that changes is read again; until it is there visitors get a TLS alert.",
+        "none",
+        default=None,
+    )
+    key: Path | None = _doc(
+        "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
+    )
+
+    @property
+    def terminated(self) -> bool:
+        """Whether the client ends the TLS of visitors."""
+        return self.tls_origin is None and self.http_origin is not None and self.certificate is not None
 
 
 @attrs.frozen
@@ -306,7 +324,9 @@ class ClientSettings:
 
     invitation: Path = _doc("The file that `tunnel-appliance invite` wrote.", "none: it must be given")
     state: Path = _doc(
-        "The directory of this client's instance id.", '`"client-state"`', default=Path("client-state")
+        "The directory of this client's instance id, and of the secret of its session tickets.",
+        '`"client-state"`',
+        default=Path("client-state"),
     )
     resolver: Listen | None = _doc(
         "The resolver that is asked for the servers. Without a port: 53.", "the system's", default=None
@@ -319,13 +339,23 @@ class ClientSettings:
     )
     http: Literal["redirect", "serve"] = _doc(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
-        '`"serve"` with an `http_origin`, else `"redirect"`',
+        '`"serve"` with an `http_origin` and no `certificate`, else `"redirect"`',
         default="redirect",
     )
     proxy_protocol: bool = _doc(
         "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
         "`false`",
         default=False,
+    )
+    certificate: Path | None = _doc(
+        "A PEM file: the certificate of the name, and those between it and its root behind it. With it and"
+        " `key`, and without a `tls_origin`, the client itself ends the TLS of visitors, and asks"
+        " `http_origin`. A file that changes is read again; until it is there visitors get a TLS alert.",
+        "none",
+        default=None,
+    )
+    key: Path | None = _doc(
+        "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
     )
     forwarded: Literal["add", "off"] = _doc(
         "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
@@ -344,7 +374,15 @@ class ClientSettings:
         """How `name` is served: its own table, or what the top of the file says."""
         if name in self.names:
             return self.names[name]
-        return NameSettings(self.tls_origin, self.http_origin, self.http, self.proxy_protocol, self.forwarded)
+        return NameSettings(
+            self.tls_origin,
+            self.http_origin,
+            self.http,
+            self.proxy_protocol,
+            self.forwarded,
+            certificate=self.certificate,
+            key=self.key,
+        )
 
 
 def read_appliance(
@@ -427,8 +465,12 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
         settings,
         invitation=file.path("invitation") / settings.invitation,
         state=file.path("state") / settings.state,
-        names={_name(file, ("names", name), name, errors): own for name, own in settings.names.items()},
+        names={
+            _name(file, ("names", name), name, errors): with_paths(file, ("names", name), own)
+            for name, own in settings.names.items()
+        },
     )
+    settings = with_paths(file, (), settings)
     if not settings.invitation.exists():
         errors.append(file.error(("invitation",), f"{settings.invitation} does not exist"))
     _check_drain(file, ("drain_seconds",), settings.drain_seconds, errors)
@@ -439,6 +481,7 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
             )
         elif name.http == "serve" and name.http_origin is None:
             errors.append(file.error((*key, "http"), '"serve" needs an http_origin'))
+        errors += wrong_keypair(file, key, name)
     if errors:
         raise SettingsRefused(errors)
     return settings
@@ -730,10 +773,10 @@ def _inherit(file: SettingsFile) -> None:
         for name in list(names):
             if isinstance(names[name], dict):
                 inherited = {key: top[key] for key in _PER_NAME if key in top}
-                names[name] = inherited | names[name]
+                names[name] = without_other_end(inherited, names[name]) | names[name]
                 tables.append(names[name])
     for table in tables:
-        if "http_origin" in table:
+        if "http_origin" in table and ("certificate" not in table or "tls_origin" in table):
             table.setdefault("http", "serve")
 
 

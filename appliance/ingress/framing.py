@@ -38,6 +38,8 @@ class Body(Protocol):
     """One request's body while it arrives."""
 
     ended: bool
+    left: int
+    """Octets that are still to come before anything else can: of the body, or of this chunk of it."""
 
     def take(self, octets: bytes) -> int:
         """How many octets, from the front of these, belong to the body and are whole. Raises HeadRefused.
@@ -54,13 +56,13 @@ def body_of(length: int | None) -> Body:
 
 class _Counted:
     def __init__(self, length: int) -> None:
-        self._left = length
+        self.left = length
         self.ended = length == 0
 
     def take(self, octets: bytes) -> int:
-        taken = min(self._left, len(octets))
-        self._left -= taken
-        self.ended = self._left == 0
+        taken = min(self.left, len(octets))
+        self.left -= taken
+        self.ended = self.left == 0
         return taken
 
 
@@ -75,7 +77,7 @@ class _Chunked:
     def __init__(self) -> None:
         self.ended = False
         self._part = _Part.SIZE
-        self._left = 0
+        self.left = 0
         self._trailer_octets = 0
         self._trailer_fields = 0
 
@@ -83,9 +85,9 @@ class _Chunked:
         at = 0
         while not self.ended:
             if self._part is _Part.DATA:
-                step = min(self._left, len(octets) - at)
-                self._left -= step
-                if self._left == 0:
+                step = min(self.left, len(octets) - at)
+                self.left -= step
+                if self.left == 0:
                     self._part = _Part.DATA_END
             else:
                 step = self._take_line(octets, at)
@@ -116,8 +118,8 @@ class _Chunked:
             match = _CHUNK_LINE.fullmatch(line)
             if match is None:
                 raise HeadRefused(400, "The size of a chunk is malformed.")
-            self._left = int(match[1], 16)
-            self._part = _Part.DATA if self._left else _Part.TRAILER
+            self.left = int(match[1], 16)
+            self._part = _Part.DATA if self.left else _Part.TRAILER
         elif self._part is _Part.DATA_END:
             self._part = _Part.SIZE
         elif line:

@@ -38,7 +38,7 @@ _AUTHORITY = re.compile(rb"([^:@/?#\[\]]+)(?::([0-9]{1,5}))?")
 # visitor who speaks something else (TLS, say) is not waited for.
 _LEGAL = re.compile(rb"(?:[\t -~\x80-\xff]++|\r\n)*+")
 
-_HTTP_PORT = 80
+_PORTS = {"http": 80, "https": 443}
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 
 ROUTING_AND_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding"})
@@ -84,9 +84,11 @@ class RequestHead:
 class HeadReader:
     """Reads one head in any cut. Holds at most 16 KiB and what one ``feed`` brought."""
 
-    def __init__(self) -> None:
+    def __init__(self, scheme: str = "http") -> None:
+        """``scheme``: how the head came, "http" or "https"; a target that names a scheme must name this."""
         self.octets = bytearray()
         """Everything that was fed."""
+        self._scheme = scheme
         self._legal = 0
 
     def feed(self, octets: bytes) -> RequestHead | None:
@@ -106,7 +108,7 @@ class HeadReader:
             raise HeadRefused(431, "The head has more than 16 KiB.")
         if end < 0:
             return None
-        return _read_head(bytes(read[:stop]), bytes(read[stop:]))
+        return _read_head(bytes(read[:stop]), bytes(read[stop:]), self._scheme)
 
     def _examine(self, stop: int) -> None:
         """Look at the octets before ``stop`` that were not looked at; a CR waits for what follows it."""
@@ -135,7 +137,7 @@ def read_field(line: bytes) -> tuple[bytes, bytes]:
     return name, value.strip(b" \t")
 
 
-def _read_head(octets: bytes, rest: bytes) -> RequestHead:
+def _read_head(octets: bytes, rest: bytes, scheme: str) -> RequestHead:
     first, *lines = octets[:-4].split(b"\r\n")
     method, target, version = _read_request_line(first)
     if len(lines) > FIELDS_MAX:
@@ -144,7 +146,7 @@ def _read_head(octets: bytes, rest: bytes) -> RequestHead:
     for line in lines:
         name, value = read_field(line)
         fields.setdefault(name, []).append(value)
-    host = _read_host(fields, target, method)
+    host = _read_host(fields, target, method, scheme)
     length = _read_length(fields, version)
     connection = _listed(fields, b"connection")
     # RFC 9110 7.6.1: MUST NOT. Apache obeyed, and so took away who the visitor is (CVE-2022-31813).
@@ -184,25 +186,26 @@ def _read_request_line(line: bytes) -> tuple[bytes, bytes, bytes]:
     return method, target, version.removeprefix(b"HTTP/")
 
 
-def _read_host(fields: dict[bytes, list[bytes]], target: bytes, method: bytes) -> str:
+def _read_host(fields: dict[bytes, list[bytes]], target: bytes, method: bytes, scheme: str) -> str:
     """The one host of Host, and of the target where that names one, too (RFC 9112 3.2)."""
     values = fields.get(b"host", [])
     if len(values) != 1:
         raise HeadRefused(400, "There must be exactly one Host.")
-    host, port = _read_authority(values[0])
+    host, port = _read_authority(values[0], scheme)
     if target.startswith(b"/") or (target == b"*" and method == b"OPTIONS"):
         return host
-    if target[:7].lower() != b"http://":
-        raise HeadRefused(400, "The target is neither a path nor an address that begins with http.")
-    if _read_authority(re.split(rb"[/?]", target[7:], maxsplit=1)[0]) != (host, port):
+    before, mark, rest = target.partition(b"://")
+    if not mark or before.lower() != scheme.encode("ascii"):
+        raise HeadRefused(400, f"The target is neither a path nor an address that begins with {scheme}.")
+    if _read_authority(re.split(rb"[/?]", rest, maxsplit=1)[0], scheme) != (host, port):
         raise HeadRefused(400, "The target is on another host than Host says.")
     return host
 
 
-def _read_authority(octets: bytes) -> tuple[str, int]:
+def _read_authority(octets: bytes, scheme: str) -> tuple[str, int]:
     match = _AUTHORITY.fullmatch(octets)
     host = host_name(match[1]) if match else None
-    port = int(match[2] or _HTTP_PORT) if match else 0
+    port = int(match[2] or _PORTS[scheme]) if match else 0
     if host is None or not 0 < port < 1 << 16:
         raise HeadRefused(400, "Host is not the name of a site.")
     return host, port

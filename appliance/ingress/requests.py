@@ -37,6 +37,11 @@ from appliance.ingress.forwarded import forwarded
 from appliance.ingress.framing import Body, body_of
 from appliance.ingress.httphead import HEAD_OCTETS_MAX, HeadReader, HeadRefused, RequestHead
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+# h11 moves what it holds to the front for every piece that it gives: larger ones cost more an octet.
+_H11_OCTETS = 16 * 1024
+
 HELD_OCTETS_MAX = 64 * 1024
 """What is held back behind an Upgrade. A visitor who waits for the answer, as he has to, sends none."""
 
@@ -85,18 +90,23 @@ class Requests:
     answer.
     """
 
-    def __init__(self, host: str) -> None:
-        """``host``: of the first request's head, which is fed like everything else."""
+    def __init__(self, host: str, scheme: str = "http") -> None:
+        """``host``: of the first request's head, which is fed like everything else. ``scheme``: how the
+        visitor's octets came, "http" or "https".
+        """
         self.refusal: bytes | None = None
         """The page to end the connection with, once something was refused; nothing more comes out then."""
         self.heads = 0
         """Requests that were let through."""
+        self.first_method = ""
+        """Of the first request, when its head was read."""
         self.forwarded_for: str | None = None
         """The visitor's IP address, while the heads that are let through have to say it."""
         self._host = host
+        self._scheme = scheme
         self._state = _State.HEAD
         self._unread = bytearray()
-        self._head = HeadReader()
+        self._head = HeadReader(scheme)
         self._method = "GET"  # of the request that a refusal would answer, where that is known
         self._request: RequestHead
         self._body: Body
@@ -111,14 +121,37 @@ class Requests:
             return octets
         if self._state is _State.REFUSED:
             return b""
+        if self._state is _State.BODY and not self._unread and len(octets) < self._body.left:
+            return self._pass_middle(octets)
         self._unread += octets
         return self._pass_on()
+
+    @property
+    def whole(self) -> bool:
+        """Whether the last request, of one at least, was let through to its end."""
+        return self.heads > 0 and self._state is not _State.BODY
+
+    @property
+    def head_begun(self) -> bool:
+        """Whether a part of a head is here, and not all of it."""
+        return self._state is _State.HEAD and bool(self._head.octets)
+
+    def too_slow(self) -> None:
+        """Refuse the head that has begun: it did not come in time."""
+        self._go(_Seen.FAULT)
+        self._unread.clear()
+        self.refusal = refusal.http(408, method=self._method)
+
+    @property
+    def certain(self) -> int:
+        """How many of the visitor's next octets are in the middle of a body, whatever they are."""
+        return self._body.left - len(self._unread) if self._state is _State.BODY else 0
 
     def written(self, head: RequestHead) -> bytes:
         """A head as the origin gets it."""
         if self.forwarded_for is None:
             return head.octets
-        return forwarded(head.octets, source=self.forwarded_for, proto="http")
+        return forwarded(head.octets, source=self.forwarded_for, proto=self._scheme)
 
     def from_origin(self, octets: bytes) -> bytes:
         """See octets on their way to the visitor; give those of the visitor that waited for them and may go
@@ -129,16 +162,29 @@ class Requests:
         self._answer.feed(octets)
         return self._pass_on() if self._state is _State.ASKED else b""
 
+    def _pass_middle(self, octets: bytes) -> bytes:
+        """Octets in the middle of a body: what `_read_body` does, without a copy."""
+        try:
+            self._body.take(octets)
+            self._second.feed(octets, ended=False)
+        except HeadRefused as refused:
+            self._refuse(refused)
+            return b""
+        return octets
+
     def _pass_on(self) -> bytes:
         passed = bytearray()
         try:
             while self._step(passed):
                 pass
         except HeadRefused as refused:
-            self._go(_Seen.FAULT)
-            self._unread.clear()
-            self.refusal = refusal.http(refused.status, method=self._method, why=refused.text)
+            self._refuse(refused)
         return bytes(passed)
+
+    def _refuse(self, refused: HeadRefused) -> None:
+        self._go(_Seen.FAULT)
+        self._unread.clear()
+        self.refusal = refusal.http(refused.status, method=self._method, why=refused.text)
 
     def _go(self, seen: _Seen) -> None:
         self._state = _NEXT[self._state, seen]
@@ -166,8 +212,9 @@ class Requests:
         del self._unread[: len(octets) - (len(head.rest) if head else 0)]
         if head is None:
             return True
-        self._head = HeadReader()
+        self._head = HeadReader(self._scheme)
         self._method = head.method
+        self.first_method = self.first_method or head.method
         if head.host != self._host:
             raise HeadRefused(421, "It began with a request for another site.")
         if head.upgrade:
@@ -227,15 +274,20 @@ class _SecondReader:
             head.target.encode(),
         ):
             raise HeadRefused(400, "The head can be read in two ways.")
+        if head.length == 0 and not any(name in _FRAMING for name, _ in request.headers):
+            return  # neither has read a field that could say of a body
         self.feed(b"", ended=head.length == 0)
 
     def feed(self, octets: bytes, *, ended: bool) -> None:
         """Octets of the body that ours has read; ``ended``: they are its last."""
-        event = self._next(octets)
-        while isinstance(event, h11.Data):
-            event = self._next(b"")
-        too_many = ended and self._h11.trailing_data[0]
-        if isinstance(event, h11.EndOfMessage) != ended or too_many:
+        for at in range(0, max(len(octets), 1), _H11_OCTETS):
+            event = self._next(octets[at : at + _H11_OCTETS])
+            while isinstance(event, h11.Data):
+                event = self._next(b"")
+            is_last = at + _H11_OCTETS >= len(octets)
+            if isinstance(event, h11.EndOfMessage) != (ended and is_last):
+                raise HeadRefused(400, "The body can be read in two ways.")
+        if ended and self._h11.trailing_data[0]:
             raise HeadRefused(400, "The body can be read in two ways.")
 
     def _next(self, octets: bytes) -> object:

@@ -48,6 +48,7 @@ class Status(enum.IntEnum):
     ORIGIN_SILENT = 4
     NO_ORIGIN = 5
     BUSY = 6
+    NO_CERTIFICATE = 7
 
 
 @dataclass(frozen=True, slots=True)

@@ -400,8 +400,7 @@ class ServerSession(_Session):
             self._lanes[kind] = Lanes(kind, held, waiting)
 
     def ping_every(self, ping_seconds: float) -> None:
-        """Both ends are to ping so often from now on; the client hears of it by the next ping, pong or welcome.
-        """
+        """Both ends are to ping so often from now on; the client hears it by the next word of this end."""
         if self._liveness is None:
             self._welcome = replace(self._welcome, ping_seconds=ping_seconds)
         else:

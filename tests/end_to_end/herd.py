@@ -19,9 +19,11 @@ from typing import Any
 from twisted.internet import reactor as _reactor
 
 from appliance.addresses import Origin
+from appliance.service.client.keypairs import Keypairs
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.revoked import Revoked
+from appliance.service.client.tickets import Tickets
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
@@ -70,7 +72,7 @@ def main(directory: Path, server: str, count: int, origin: int) -> None:
             ca, client_id=f"c{number}", names=names, service_name=SERVICE_NAME, wall=now, days=30
         )
         origins = Origins(settings, names, reactor)
-        visits = Visits(reactor, readiness, relay, origins)
+        visits = Visits(reactor, readiness, relay, origins, Keypairs(Tickets(Path("unused"))))
         tls = ClientTls(SERVICE_NAME, ca.certificate, credential, lambda: datetime.now(UTC))
         client = Client(reactor, visits, tls, secrets.token_hex(16), origins.offers(), uniform, kept)
         link = Link(client, read_address(server), Member(number))

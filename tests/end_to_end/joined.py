@@ -53,7 +53,7 @@ class Joined:
     def join(
         self,
         client: str,
-        names: Mapping[str, Mapping[str, int | bool | str]],
+        names: Mapping[str, Mapping[str, int | bool | str | Path]],
         program: Sequence[str | Path] = (BIN / "twistd",),
     ) -> Client:
         """Start a client with these settings of each name; an origin is a port, a word is itself."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -86,7 +86,7 @@ class Network:
             f"mount --bind {self.directory}/{file} /etc/{file}" for file in ("resolv.conf", "nsswitch.conf")
         ]
         script = "; ".join(["set -e", *set_up, "ip link set lo up", "echo there it is", "sleep infinity"])
-        home = self._run("network", need("unshare"), "--net", "--mount", "bash", "-c", script)
+        home = self.run("network", need("unshare"), "--net", "--mount", "bash", "-c", script)
         home.says("there it is")
         self._inside = [need("nsenter"), "-t", str(home.pid), "--net", "--mount"]
         self._start_unbound()
@@ -94,12 +94,12 @@ class Network:
         nginx = Nginx(self.directory / "nginx", [NAME], self.ca)
         (nginx.root / "index.html").write_text(PAGE)
         self.access_log = nginx.directory / "access.log"
-        self._run("nginx", need("nginx"), "-p", nginx.directory, "-c", nginx.directory / "nginx.conf")
+        self.run("nginx", need("nginx"), "-p", nginx.directory, "-c", nginx.directory / "nginx.conf")
         invitation = self.appliance.invite(NAME)
-        client = self._run(
+        client = self.run(
             "client",
             *(BIN / "twistd", "-n", "--pidfile=", "tunnel-client", "--invitation", invitation),
-            *("--state", self.directory / "client", "--tls-origin", f"127.0.0.1:{nginx.tls}"),
+            *("--state", self.directory / "client", *self.served_from(nginx)),
         )
         client.says("joined server s1 ")
         # Asked at its source first: the resolver would remember that the name is not there yet.
@@ -107,10 +107,14 @@ class Network:
         wait_for(lambda: self.resolve(NAME, ADDRESS) == both, 5, "both addresses of the name")
         assert self.resolve(NAME, "127.0.0.1") == both
 
+    def served_from(self, nginx: Nginx) -> list[str | Path]:
+        """The client's options for the name."""
+        return ["--tls-origin", f"127.0.0.1:{nginx.tls}"]
+
     def _start_unbound(self) -> None:
         configuration = self.directory / "unbound.conf"
         configuration.write_text(UNBOUND.format(directory=self.directory, zone=ZONE, address=ADDRESS))
-        self.unbound = self._run("unbound", need("unbound"), "-d", "-c", configuration)
+        self.unbound = self.run("unbound", need("unbound"), "-d", "-c", configuration)
         self.unbound.says("start of service")
 
     def _start_appliance(self) -> None:
@@ -121,9 +125,10 @@ class Network:
         both = f'addresses = ["{ADDRESS}", "{DEAD_ADDRESS}"]'
         settings.write_text(re.sub("(?m)^addresses = .*", both, settings.read_text()))
         twistd = (BIN / "twistd", "-n", "--pidfile=", "tunnel-appliance", "--config", settings)
-        self._run("appliance", *twistd).says("ready")
+        self.run("appliance", *twistd).says("ready")
 
-    def _run(self, name: str, *arguments: str | Path) -> Process:
+    def run(self, name: str, *arguments: str | Path) -> Process:
+        """Start a program in the network, until the end."""
         process = Process([*self._inside, *arguments], self.directory / f"{name}.log", cwd=self.directory)
         return self.running.enter_context(process)
 
@@ -137,8 +142,17 @@ class Network:
         )
         return sorted(done.stdout.split())
 
-    def browse(self, url: str, screenshot: Path | None = None) -> tuple[str, str]:
-        """The DOM of a page in a browser that was never used before, and its log of the network."""
+    def browse(
+        self,
+        url: str,
+        screenshot: Path | None = None,
+        *,
+        waits: Sequence[str] = ("--virtual-time-budget=5000",),
+    ) -> tuple[str, str]:
+        """The DOM of a page in a browser that was never used before, and its log of the network.
+
+        `waits`: for what beside the page's load.
+        """
         self._browsers += 1
         home = self.directory / f"browser-{self._browsers}"
         database = home / ".pki" / "nssdb"
@@ -155,7 +169,7 @@ class Network:
             f"--user-data-dir={home / 'profile'}",
             f"--log-net-log={log}",
             "--timeout=10000",
-            "--virtual-time-budget=5000",
+            *waits,
             "--dump-dom",
         ]
         if screenshot is not None:

@@ -103,7 +103,8 @@ def reads_and_resets(visited: Visited) -> None:
 def websocket(visited: Visited) -> None:
     """Echo messages, after the handshake."""
     connection = wsproto.WSConnection(wsproto.ConnectionType.SERVER)
-    while octets := visited.read():
+    while octets := bytes(visited.octets[visited.taken :]) or visited.read():
+        visited.taken = len(visited.octets)
         try:
             connection.receive_data(octets)
         except RemoteProtocolError:

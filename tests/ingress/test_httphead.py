@@ -338,3 +338,29 @@ def test_the_bounds_are_those_that_the_probes_have() -> None:
         8192,
         100,
     )
+
+
+@pytest.mark.parametrize(
+    ("scheme", "target", "passed"),
+    [
+        ("http", b"http://www.example.org/", True),
+        ("http", b"https://www.example.org/", False),
+        ("https", b"https://www.example.org/a?b", True),
+        ("https", b"HTTPS://www.example.org:443/", True),
+        ("https", b"https://www.example.org:80/", False),
+        ("https", b"http://www.example.org/", False),
+        ("https", b"https:/www.example.org/", False),
+        ("https", b"www.example.org://", False),
+    ],
+)
+def test_a_target_names_the_scheme_it_came_by(scheme: str, target: bytes, passed: bool) -> None:
+    reader = HeadReader(scheme)
+    octets = head(line=b"GET %s HTTP/1.1" % target)
+    if passed:
+        made = reader.feed(octets)
+        assert made is not None
+        assert made.host == "www.example.org"
+        return
+    with pytest.raises(HeadRefused) as refused:
+        reader.feed(octets)
+    assert refused.value.status == 400

@@ -323,3 +323,97 @@ def test_the_table_of_states_is_reachable() -> None:
     states = {state for state, _ in module._NEXT} | set(module._NEXT.values())
     assert states == set(module._State)
     assert {seen for _, seen in module._NEXT} == set(module._Seen)
+
+
+def test_heads_say_who_the_visitor_is_and_bodies_do_not_change() -> None:
+    requests = Requests(HOST, "https")
+    requests.forwarded_for = "2001:db8::7"
+    said = (
+        b"X-Forwarded-For: 2001:db8::7\r\nX-Forwarded-Proto: https\r\n"
+        b"X-Forwarded-Host: www.example.org\r\n"
+        b'Forwarded: for="[2001:db8::7]";host=www.example.org;proto=https\r\n'
+    )
+    lied = request(b"PUT /b HTTP/1.1", b"X-Forwarded-For: 10.0.0.1", b"Content-Length: 5", body=b"a\r\n\r\n")
+    true = request(b"PUT /b HTTP/1.1", b"Content-Length: 5")[:-2] + said + b"\r\na\r\n\r\n"
+    passed = requests.from_visitor(lied + CHUNKED + GET)
+    head, _, body = CHUNKED.partition(b"\r\n\r\n")
+    assert passed == true + head + b"\r\n" + said + b"\r\n" + body + GET[:-2] + said + b"\r\n"
+
+
+def test_a_request_is_whole_when_its_body_is() -> None:
+    requests = Requests(HOST)
+    assert not requests.whole
+    assert requests.first_method == ""
+    for octet in POST[:-1]:
+        requests.from_visitor(bytes([octet]))
+        assert not requests.whole
+    requests.from_visitor(POST[-1:])
+    assert requests.whole
+    requests.from_visitor(GET)
+    assert requests.whole
+    assert requests.first_method == "POST"
+
+
+def test_how_many_octets_are_in_the_middle_of_a_body() -> None:
+    requests = Requests(HOST)
+    assert requests.certain == 0
+    requests.from_visitor(POST[:-5])
+    assert requests.certain == 5
+    requests.from_visitor(b"hel")
+    assert requests.certain == 2
+    requests.from_visitor(b"lo")
+    assert requests.certain == 0
+    head = request(b"PUT /b HTTP/1.1", b"Transfer-Encoding: chunked")
+    requests.from_visitor(head + b"100")
+    assert requests.certain <= 0
+    requests.from_visitor(b"\r\nabc")
+    assert requests.certain == 0x100 - 3
+    requests.from_visitor(b"x" * (0x100 - 3) + b"\r")
+    assert requests.certain <= 0
+    requests.from_visitor(b"\n0\r\n\r\n" + UPGRADE[:10])
+    assert requests.certain == 0
+
+
+def test_a_head_that_is_too_slow() -> None:
+    requests = Requests(HOST)
+    assert not requests.head_begun
+    requests.from_visitor(GET + request(b"HEAD / HTTP/1.1")[:9])
+    assert requests.head_begun
+    requests.too_slow()
+    assert status(requests) == 408
+    assert requests.from_visitor(GET) == b""
+    assert not requests.head_begun
+    requests = Requests(HOST)
+    requests.from_visitor(POST[:-1])
+    assert not requests.head_begun
+
+
+@pytest.mark.parametrize("wrong", [-70_000, -1, 1, 70_000])
+def test_two_readers_must_agree_where_a_large_body_ends(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    """Whatever the pieces in which the second one gets it."""
+    size = 100_000
+    octets = request(b"PUT / HTTP/1.1", b"Content-Length: %d" % size, body=b"x" * size)
+    assert run(octets + GET) == (octets + GET, None)
+    monkeypatch.setattr(module, "body_of", lambda length: body_of(length and length + wrong))
+    for cut in (len(octets) - 99_000, len(octets) - 10, len(octets)):
+        requests = Requests(HOST)
+        passed = requests.from_visitor(octets[:cut]) + requests.from_visitor(octets[cut:] + GET * 3000)
+        assert status(requests) == 400
+        assert (octets + GET * 3000).startswith(passed)
+
+
+@given(st.binary(min_size=1, max_size=70_000), st.lists(st.integers(1, 66_000), max_size=6), st.booleans())
+@settings(max_examples=examples(60), deadline=None)
+def test_a_large_body_in_any_cut(body: bytes, cuts: list[int], chunked: bool) -> None:
+    if chunked:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        octets = request(b"PUT / HTTP/1.1", b"Transfer-Encoding: chunked", body=body) + GET
+    else:
+        octets = request(b"PUT / HTTP/1.1", b"Content-Length: %d" % len(body), body=body) + GET
+    requests = Requests(HOST)
+    passed, rest = b"", octets
+    for cut in cuts:
+        passed += requests.from_visitor(rest[:cut])
+        rest = rest[cut:]
+    passed += requests.from_visitor(rest)
+    assert (passed, requests.refusal, requests.heads) == (octets, None, 2)

@@ -136,6 +136,7 @@ def test_the_answers() -> None:
         "ORIGIN_SILENT": 4,
         "NO_ORIGIN": 5,
         "BUSY": 6,
+        "NO_CERTIFICATE": 7,
     }
 
 

@@ -16,6 +16,7 @@ from twisted.application import service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from appliance.service.client.certificates import Certificates
 from appliance.service.client.instance import Instance
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
@@ -72,6 +73,7 @@ class TunnelClient(service.Service):
             invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
         )
         self.origins = Origins(settings, invitation.names, reactor)
+        self.certificates = Certificates(reactor, settings.state, self.origins.terminated(), wall)
         nameserver = settings.resolver
         self._resolver = Resolver(
             reactor,
@@ -99,11 +101,12 @@ class TunnelClient(service.Service):
         self._readiness = Readiness(self._reactor)
         self._readiness.start()
         self._relay = Relay(self._readiness)
-        visits = Visits(self._reactor, self._readiness, self._relay, self.origins)
+        visits = Visits(self._reactor, self._readiness, self._relay, self.origins, self.certificates.keypairs)
         self._instance = Instance(self._settings.state)
         if self._instance.trouble:
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
         self._revoked.open()
+        self.certificates.start()
         self._client = Client(
             self._reactor,
             visits,
@@ -163,6 +166,7 @@ class TunnelClient(service.Service):
         self._forget_look()
         if self._drain_until is None:
             self._resolver.stopService()
+        self.certificates.stop()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -36,10 +37,13 @@ _BUSY = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOT
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """The way of a visitor to his origin, and whether a PROXY protocol header goes ahead of him."""
+    """The way of a visitor to his origin, whether a PROXY protocol header goes ahead of him, and whether his
+    TLS ends here.
+    """
 
     origin: Origin
     proxy_protocol: bool
+    terminated: bool = False
 
 
 class Origins:
@@ -63,7 +67,8 @@ class Origins:
             way = self._settings_of(name)
             if way.tls_origin is not None or way.http_origin is not None:
                 added = way.forwarded == "add" and way.http == "serve"
-                offers[name] = Offer(tls=way.tls_origin is not None, http=way.http, forwarded=added)
+                tls = way.tls_origin is not None or way.terminated
+                offers[name] = Offer(tls=tls, http=way.http, forwarded=added)
         return offers
 
     def way(self, host: str, kind: Kind | None) -> Way | None:
@@ -79,8 +84,19 @@ class Origins:
         if not any(covers(name, host) for name in self._granted):
             return None
         of_name = self._settings_of(host)
-        origin = of_name.http_origin if kind is Kind.HTTP else of_name.tls_origin
-        return None if origin is None else Way(origin, of_name.proxy_protocol)
+        terminated = kind is not Kind.HTTP and of_name.terminated
+        origin = of_name.http_origin if kind is Kind.HTTP or terminated else of_name.tls_origin
+        return None if origin is None else Way(origin, of_name.proxy_protocol, terminated)
+
+    def terminated(self) -> dict[str, tuple[Path, Path]]:
+        """The files of certificate and key of each name whose visitors' TLS ends here."""
+        names = {name for name in self._settings.names if any(covers(over, name) for over in self._granted)}
+        files: dict[str, tuple[Path, Path]] = {}
+        for name in sorted(names.union(self._granted)):
+            way = self._settings_of(name)
+            if way.terminated and way.certificate is not None and way.key is not None:
+                files[name] = (way.certificate, way.key)
+        return files
 
     def _settings_of(self, host: str) -> NameSettings:
         """A name's own settings, those of the closest wildcard over it, or those at the top."""

@@ -4,7 +4,8 @@ Until the join this end reads what the server sends (a ClientHello, or the head 
 the origin, and answers with one status octet. For TLS ``JOINED`` waits for the origin's first octets and
 goes in front of them, so that it means "the origin answers"; a visitor whose origin says nothing can still be
 given to another client. For plain HTTP the origin owes no answer yet, and ``JOINED`` goes out at the
-connect.
+connect. So it does for TLS that ends here (:mod:`~appliance.service.client.terminating`), whose ClientHello
+this end answers itself.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import errno
 import os
 import resource
 import socket
-from collections.abc import Collection
-from typing import Any
+import ssl
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from typing import Any, Protocol
 
 from twisted.logger import Logger
 
@@ -22,10 +25,13 @@ from appliance.addresses import Origin
 from appliance.service import keepalive
 from appliance.service.client.complaints import Complaints
 from appliance.service.client.dial import Dial, Dialling, Target
+from appliance.service.client.keypairs import Keypairs
 from appliance.service.client.origins import Origins, Way, in_words, status_of
+from appliance.service.client.terminating import Terminating
 from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, socket_of
+from appliance.service.tlsend import TlsEnd
 from appliance.tunnel.lane import Status
 from appliance.tunnel.proxyheader import Kind, ProxyHeader
 
@@ -47,18 +53,29 @@ RESERVE_AT_MOST = 256
 _READ_OCTETS = 1 << 16
 
 
+class _Waiting(Protocol):
+    """Whoever has a lane that is not joined: ``server`` is the serial number of its server's certificate."""
+
+    server: int
+
+    def end(self) -> None: ...
+
+
 class Visits:
     """Everything that visitors of all lanes share: where origins are, and what joins two wires."""
 
     log = Logger()
 
-    def __init__(self, reactor: Any, readiness: Readiness, relay: Relay, origins: Origins) -> None:
+    def __init__(
+        self, reactor: Any, readiness: Readiness, relay: Relay, origins: Origins, keypairs: Keypairs
+    ) -> None:
         self.reactor = reactor
         self.readiness = readiness
         self.relay = relay
         self.origins = origins
+        self.keypairs = keypairs
         self.complaints = Complaints()
-        self.waiting: set[Visit | _Leaving] = set()
+        self.waiting: set[_Waiting] = set()
         self.dialling = Dialling(readiness, reactor, CONNECT_SECONDS)
         self.unanswered = Deadlines[Visit](reactor, ANSWER_SECONDS, lambda visit: visit.silent())
         self.joined: dict[int, set[Joined]] = {}
@@ -76,11 +93,44 @@ class Visits:
 
     def cut(self, servers: Collection[int]) -> None:
         """End everything that came from servers with these certificates."""
-        for visit in [one for one in self.waiting if isinstance(one, Visit) and one.server in servers]:
+        for visit in [one for one in self.waiting if one.server in servers]:
             visit.end()
         for server in self.joined.keys() & set(servers):
             for joined in list(self.joined[server]):
                 joined.abort()
+
+    def join(
+        self,
+        lane: Wire,
+        origin: Wire,
+        server: int,
+        *,
+        to_lane: bytes,
+        to_origin: bytes,
+        over: Callable[[], None] | None = None,
+    ) -> Joined:
+        """Hand both to the relay; ``over()`` is called when both are closed."""
+        sock = socket_of(lane)
+        if sock is not None:
+            with suppress(OSError):  # already reset by its peer: the first read will tell
+                keepalive.of_joined_lane(sock)
+        audience = self.joined.setdefault(server, set())
+        pair: list[Joined] = []
+
+        def ended(_: Ended) -> None:
+            audience.difference_update(pair)
+            if over is not None:
+                over()
+
+        joined = self.relay.join(lane, origin, to_a=to_lane, to_b=to_origin, ended=ended)
+        if joined in self.relay.joined:
+            pair.append(joined)
+            audience.add(joined)
+        return joined
+
+    def leave(self, lane: Wire, server: int, octets: bytes) -> None:
+        """These octets are the last on a lane that is not joined."""
+        _Leaving(self, lane, server, octets)
 
     def stop(self) -> None:
         """End the visits that are not joined yet; the relay has the others."""
@@ -93,7 +143,18 @@ class Visits:
 class Visit:
     """The visitor until he is joined or refused."""
 
-    __slots__ = ("_dial", "_early", "_header", "_lane", "_origin", "_over", "_visits", "_way", "server")
+    __slots__ = (
+        "_context",
+        "_dial",
+        "_early",
+        "_header",
+        "_lane",
+        "_origin",
+        "_over",
+        "_visits",
+        "_way",
+        "server",
+    )
 
     def __init__(self, visits: Visits, lane: Wire, header: ProxyHeader, early: bytes, server: int) -> None:
         self.server = server
@@ -104,17 +165,23 @@ class Visit:
         self._origin: socket.socket | None = None
         self._way: Way | None = None
         self._dial: Dial | None = None
+        self._context: ssl.SSLContext | None = None  # where his TLS ends here
         self._over = False
 
     def begin(self) -> None:
         self._visits.waiting.add(self)
         self._visits.readiness.change(self._lane, self._lane_ready)
         self._way = self._visits.origins.way(self._header.authority, self._header.kind)
-        if self._way is None:
+        if self._way is None or (self._way.terminated and not isinstance(self._lane, socket.socket)):
             # The name is a stranger's choice, so it is no part of what is new to say.
             what = "plain HTTP" if self._header.kind is Kind.HTTP else "TLS"
             self._refuse(Status.NO_ORIGIN, what, "there is no origin here for ", self._header.authority)
             return
+        if self._way.terminated:
+            self._context = self._visits.keypairs.context(self._header.authority)
+            if self._context is None:  # the log knows: whoever brings certificates has said what is awaited
+                self._refuse(Status.NO_CERTIFICATE, "", "")
+                return
         self._lane_ready(READABLE)
         if not self._over:
             self._visits.origins.find(self._way.origin, self._found)
@@ -148,6 +215,9 @@ class Visit:
             return
         assert self._way is not None
         self._origin = result
+        if self._context is not None:
+            self._terminate(self._context)
+            return
         if self._way.proxy_protocol:
             self._early = self._header.for_origin().octets() + self._early
         if self._header.kind is Kind.HTTP:
@@ -216,37 +286,39 @@ class Visit:
     # The end of it
 
     def _join(self, first: bytes) -> None:
+        origin = self._answered()
+        to_lane = bytes([Status.JOINED]) + first
+        self._visits.join(self._lane, origin, self.server, to_lane=to_lane, to_origin=self._early)
+
+    def _terminate(self, context: ssl.SSLContext) -> None:
+        """The origin has accepted; the rest is between the visitor and this end."""
+        assert self._way is not None
+        origin = self._answered()
+        assert isinstance(self._lane, socket.socket)
+        wire = TlsEnd(self._lane, context, first=self._early, ahead=bytes([Status.JOINED]))
+        proxy_protocol = self._way.proxy_protocol
+        Terminating(self._visits, wire, origin, self._header, self.server, proxy_protocol).begin()
+
+    def _answered(self) -> socket.socket:
+        """The origin, which is whose this visit is handed to from here on."""
         assert self._origin is not None
         assert self._way is not None
-        origin, early = self._origin, self._early
-        self._origin = None  # the relay's, from here on
+        origin = self._origin
+        self._origin = None
         self._drop()
         if self._visits.complaints.over(self._way.origin):
             self._visits.log.info("origin {origin}: answers again", origin=self._way.origin)
-        audience = self._visits.joined.setdefault(self.server, set())
-        pair: list[Joined] = []
-
-        def ended(_: Ended) -> None:
-            audience.difference_update(pair)
-
-        sock = socket_of(self._lane)
-        if sock is not None:
-            keepalive.of_joined_lane(sock)
-        relay = self._visits.relay
-        joined = relay.join(self._lane, origin, to_a=bytes([Status.JOINED]) + first, to_b=early, ended=ended)
-        if joined in relay.joined:
-            pair.append(joined)
-            audience.add(joined)
+        return origin
 
     def _refuse(self, status: Status, about: Origin | str, words: str, details: str = "") -> None:
         """Tell the server, and the log if it does not know, why there is no join here."""
         if not self._drop():
             return
         visits = self._visits
-        if visits.complaints.new(about, words):
+        if about and visits.complaints.new(about, words):
             what = about if isinstance(about, str) else f"origin {about}"
             visits.log.warn("{about}: {words}{details}", about=what, words=words, details=details)
-        _Leaving(visits, self._lane, status)
+        visits.leave(self._lane, self.server, bytes([status]))
 
     def _drop(self) -> bool:
         """Let go of everything but the lane; False if that was done."""
@@ -264,12 +336,13 @@ class Visit:
 
 
 class _Leaving:
-    """A lane that was refused: the status octet, and then until the server closes it."""
+    """A lane with its last octets, a status or an alert, and then until the server closes it."""
 
-    def __init__(self, visits: Visits, lane: Wire, status: Status) -> None:
+    def __init__(self, visits: Visits, lane: Wire, server: int, octets: bytes) -> None:
+        self.server = server
         self._visits = visits
         self._lane = lane
-        self._octets = bytes([status])
+        self._octets = octets
         self._over = False
         self._timer = visits.reactor.callLater(LEAVE_SECONDS, self.end)
         visits.waiting.add(self)
@@ -281,7 +354,8 @@ class _Leaving:
             return
         try:
             if self._octets:
-                self._octets = self._octets[self._lane.send(self._octets) :]
+                while self._octets:
+                    self._octets = self._octets[self._lane.send(self._octets) :]
                 self._lane.shutdown(socket.SHUT_WR)
             elif events & WRITABLE and hasattr(self._lane, "flush"):
                 self._lane.flush()

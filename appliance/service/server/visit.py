@@ -9,8 +9,8 @@ from collections.abc import Callable
 from appliance.ingress.clienthello import ClientHello
 from appliance.ingress.httphead import RequestHead
 from appliance.ingress.requests import Requests
+from appliance.service.examined import Examined
 from appliance.service.relay import Wire
-from appliance.service.server.examined import Examined
 from appliance.service.server.lanes import PLAIN, TLS, Lane
 from appliance.service.server.links import Session
 

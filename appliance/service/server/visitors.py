@@ -21,9 +21,9 @@ from appliance.ingress.clienthello import UNRECOGNIZED_NAME, ClientHello
 from appliance.ingress.httphead import RequestHead
 from appliance.ingress.limits import Over
 from appliance.ingress.requests import Requests
+from appliance.service.examined import Examined
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
 from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
-from appliance.service.server.examined import Examined
 from appliance.service.server.gate import Port
 from appliance.service.server.lanes import Lane
 from appliance.service.server.ledger import Ledger
@@ -61,6 +61,7 @@ _OUTCOMES: dict[int, Outcome] = {
     Status.ORIGIN_SILENT: Outcome.ORIGIN_SILENT,
     Status.NO_ORIGIN: Outcome.ORIGIN_FAILED,
     Status.BUSY: Outcome.NO_CLIENT,
+    Status.NO_CERTIFICATE: Outcome.ORIGIN_FAILED,
 }
 
 

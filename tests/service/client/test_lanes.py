@@ -11,8 +11,10 @@ import pytest
 
 from appliance.service.client import lanes as module
 from appliance.service.client.dial import Target
+from appliance.service.client.keypairs import Keypairs
 from appliance.service.client.lanes import Lanes, Session
 from appliance.service.client.origins import Origins
+from appliance.service.client.tickets import Tickets
 from appliance.service.client.tls import LANE_ALPN, ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
@@ -85,7 +87,13 @@ class Server:
         self.arrived: list[Arrived] = []
         self.relay = Relay(readiness)
         settings = ClientSettings(invitation=Path("i"))
-        self.visits = Visits(reactor, readiness, self.relay, Origins(settings, (), reactor))
+        self.visits = Visits(
+            reactor,
+            readiness,
+            self.relay,
+            Origins(settings, (), reactor),
+            Keypairs(Tickets(Path("unused"))),
+        )
         self.tls_of_client = ClientTls(SERVICE_NAME, CA.certificate, CLIENT, lambda: NOW)
         target = Target(socket.AF_INET, self.listener.getsockname())
         session = Session(target, SESSION, KEYS, self.tls_of_client, None, 4711)

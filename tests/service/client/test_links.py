@@ -18,8 +18,10 @@ from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from appliance.service.client import links as module
+from appliance.service.client.keypairs import Keypairs
 from appliance.service.client.links import Client, Link, LinkFailed
 from appliance.service.client.origins import Origins
+from appliance.service.client.tickets import Tickets
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
@@ -63,7 +65,13 @@ class Making:
         self.clock = clock
         self.readiness = Readiness(clock)
         settings = ClientSettings(invitation=Path("i"))
-        visits = Visits(clock, self.readiness, Relay(self.readiness), Origins(settings, NAMES, clock))
+        visits = Visits(
+            clock,
+            self.readiness,
+            Relay(self.readiness),
+            Origins(settings, NAMES, clock),
+            Keypairs(Tickets(Path("unused"))),
+        )
         tls = ClientTls(SERVICE_NAME, CA.certificate, CREDENTIAL, lambda: datetime.now(UTC))
         offers = {NAMES[0]: Offer(tls=True, http="redirect")}
         self.client = Client(clock, visits, tls, "0" * 32, offers, self.jitter, KeptList(CA))

@@ -23,6 +23,7 @@ from appliance.tunnel.session import Offer
 WEB = Origin("127.0.0.1", 8443)
 PLAIN = Origin("127.0.0.1", 8080)
 OTHER = Origin(path="/run/other.sock")
+FILE, KEY = Path("c"), Path("k")
 
 
 class Names(Clock):
@@ -169,3 +170,32 @@ def test_each_failure_has_a_status_and_words(number: int, status: Status) -> Non
 def test_ports_that_ran_out_are_named() -> None:
     words: Callable[[int], str] = lambda number: in_words(OSError(number, "x"))  # noqa: E731
     assert "no local port is left" in words(errno.EADDRNOTAVAIL)
+
+
+def test_a_name_whose_tls_ends_here() -> None:
+    made = origins(
+        ("www.example.com", "*.apps.example.com", "bare.example.com"),
+        tls_origin=WEB,
+        names={
+            "*.apps.example.com": NameSettings(
+                http_origin=PLAIN, proxy_protocol=True, certificate=FILE, key=KEY
+            ),
+            "own.apps.example.com": NameSettings(http_origin=OTHER, certificate=Path("d"), key=Path("l")),
+            "bare.example.com": NameSettings(http_origin=PLAIN, http="serve"),
+            "other.example.com": NameSettings(http_origin=PLAIN, certificate=FILE, key=KEY),
+        },
+    )
+    assert made.offers() == {
+        "www.example.com": Offer(tls=True, http="redirect"),
+        "*.apps.example.com": Offer(tls=True, http="redirect"),
+        "bare.example.com": Offer(tls=False, http="serve"),
+    }
+    assert made.way("one.apps.example.com", Kind.TLS) == Way(PLAIN, True, terminated=True)
+    assert made.way("one.apps.example.com", Kind.HTTP) == Way(PLAIN, True)
+    assert made.way("own.apps.example.com", Kind.TLS) == Way(OTHER, False, terminated=True)
+    assert made.way("www.example.com", Kind.TLS) == Way(WEB, False)
+    assert made.way("bare.example.com", Kind.TLS) is None
+    assert made.terminated() == {
+        "*.apps.example.com": (FILE, KEY),
+        "own.apps.example.com": (Path("d"), Path("l")),
+    }

@@ -16,7 +16,9 @@ from zope.interface import provider
 
 from appliance.addresses import Origin
 from appliance.service.client import visits as module
+from appliance.service.client.keypairs import Keypairs
 from appliance.service.client.origins import Origins
+from appliance.service.client.tickets import Tickets
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
@@ -60,7 +62,13 @@ class Ends:
         made = ClientSettings(invitation=Path("i"), tls_origin=origin, http_origin=origin)
         made = attrs.evolve(made, **settings)
         self.relay = Relay(readiness)
-        self.visits = Visits(reactor, readiness, self.relay, Origins(made, ("www.example.com",), reactor))
+        self.visits = Visits(
+            reactor,
+            readiness,
+            self.relay,
+            Origins(made, ("www.example.com",), reactor),
+            Keypairs(Tickets(Path("unused"))),
+        )
         self.server, self.lane = tcp_pair()
         readiness.register(self.lane, lambda events: None)
         self.origin: socket.socket | None = None

@@ -12,7 +12,7 @@ from appliance.ingress.clienthello import ClientHello
 from appliance.ingress.forwarded import forwarded
 from appliance.ingress.httphead import HeadReader
 from appliance.ingress.requests import Requests
-from appliance.service.server.examined import Examined
+from appliance.service.examined import Examined
 from appliance.service.server.lanes import PLAIN, TLS
 from appliance.service.server.visit import Request, Visit
 from tests.ingress.test_requests import GET, HOST, OTHER, POST

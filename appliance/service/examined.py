@@ -1,4 +1,5 @@
-"""A visitor's connection on port 80 as a wire whose octets from the visitor pass through ``Requests``.
+"""A visitor's HTTP connection as a wire whose octets from the visitor pass through ``Requests``: on port 80
+at the server, inside his TLS at a client that ends it.
 
 Hides what a refusal in the middle of a connection takes. The origin may still be answering the requests
 before it, so the page has to wait: the relay is told that the visitor's octets have ended, passes that on,
@@ -11,12 +12,13 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol, cast
 
 from appliance.ingress.requests import Requests
 from appliance.service.readiness import READABLE, WRITABLE
-from appliance.service.relay import Joined
+from appliance.service.relay import Joined, Wire
 
 SILENT_SECONDS = 5.0
 """An origin that was told the end and says nothing for this long gets no more time: whoever closes does it
@@ -26,27 +28,56 @@ at once.
 LINGER_SECONDS = 2.0
 """For the visitor's own end behind the page: long enough for it to cross the world and come back."""
 
+HEAD_SECONDS = 10.0
+"""For a head, from its first octets on: what the first one of a connection on port 80 has, too. Between
+requests a visitor may be silent for as long as his origin likes.
+"""
+
 TURN_SECONDS = 0.005
 """Reading requests at a stretch, before others get their turn: 1 MiB of the shortest ones would take 2 s."""
 
 _READ_OCTETS = 1 << 14
 """One read: 600 of the shortest requests, 25 ms."""
 
+_BODY_OCTETS = 1 << 16
+"""One read in the middle of a body, where there are none: half of the cost of one of 16 KiB."""
+
 _NO_RESET_ON_CLOSE = struct.pack("ii", 0, 0)
 _DRAIN_READS_MAX = 16
 _DRAIN_OCTETS = 1 << 16
 
 
+class Below(Wire, Protocol):
+    """The visitor's own wire: a socket, or TLS over one (which has a ``flush()``, too)."""
+
+    def setsockopt(self, level: int, option: int, value: Any, /) -> None: ...
+
+
+class _Holding(Protocol):
+    def flush(self) -> bool: ...
+
+
+def _no_fault() -> bytes:
+    return b""
+
+
 class Examined:
-    """A wire (see ``service/relay.py``) in front of the visitor's bare socket.
+    """A wire (see ``service/relay.py``) in front of the visitor's own.
 
     ``recv`` raises BlockingIOError only when the socket did, or when it has booked the relay's next read
     itself.
     """
 
-    def __init__(self, sock: socket.socket, requests: Requests, clock: Any) -> None:
-        """``requests`` may have seen octets already; what it let through of them is the caller's to send."""
+    def __init__(
+        self, sock: Below, requests: Requests, clock: Any, fault: Callable[[], bytes] = _no_fault
+    ) -> None:
+        """``requests`` may have seen octets already; what it let through of them is the caller's to send.
+
+        ``fault()`` is asked when the origin has ended: the page for a visitor who got no answer from it.
+        """
         self.sock = sock
+        self._holding = cast(_Holding, sock) if hasattr(sock, "flush") else None
+        self._fault = fault
         self.joined: Joined | None = None
         """To be set right after the join, with this wire as its ``a``; until then nothing can be booked or
         ended.
@@ -56,10 +87,12 @@ class Examined:
         self._passed = b""  # let through and not yet taken by the relay
         self._turn_since: float | None = None
         self._again: Any = None
+        self._head_timer: Any = None  # since a part of a head came
         self._timer: Any = None  # since the refusal: for the origin, then for the visitor
         self._heard = 0.0  # when the origin last said something
         self._full = False  # the visitor does not read, so the origin cannot say anything
         self._page: bytes | None = None  # None until the end was asked for; then what is left of it
+        self._paged = False
         self._end_sent = False
         self._done = False
 
@@ -73,16 +106,19 @@ class Examined:
         """
         self._take_turn()
         while not self._passed:
-            if self._refused():
+            if self._paged or self._refused():
                 return b""
             try:
-                octets = self.sock.recv(_READ_OCTETS)
+                in_body = self._requests.certain >= _BODY_OCTETS
+                octets = self.sock.recv(_BODY_OCTETS if in_body else _READ_OCTETS)
             except BlockingIOError:
                 self._turn_since = None
                 raise
             if not octets:
                 return b""
             self._passed = self._requests.from_visitor(octets)
+            if self._requests.head_begun:
+                self._await_head()
         octets, self._passed = self._passed[:size], self._passed[size:]
         return octets
 
@@ -105,7 +141,8 @@ class Examined:
     def shutdown(self, how: int, /) -> None:
         """The origin has ended: the page, if there is one, and the end."""
         if self._page is None:
-            self._page = self._requests.refusal or b""
+            self._page = self._requests.refusal or self._fault()
+            self._paged = bool(self._page)
             if not self._page:
                 self._end_sent = self._done = True
                 self.sock.shutdown(how)
@@ -116,7 +153,7 @@ class Examined:
         it.
         """
         if self._page is None or self._done:
-            return True
+            return self._flushed()
         try:
             while self._page:
                 self._page = self._page[self.sock.send(self._page) :]
@@ -126,18 +163,32 @@ class Examined:
             self._end_sent = True
             self.sock.shutdown(socket.SHUT_WR)
             self._wait(LINGER_SECONDS, self._lingered)
+        if not self._flushed():
+            return False
         if self.joined is None or self._visitor_ended():
             self._done = True
         return self._done
 
+    def end(self) -> None:
+        """Wait for the origin no longer: the page, if there is one, and the end."""
+        try:
+            self.shutdown(socket.SHUT_WR)
+        except OSError:  # the visitor is gone
+            self._give_up()
+            return
+        self._wait(LINGER_SECONDS, self._give_up)
+
     def close(self) -> None:
         """Close the socket."""
-        for call in (self._again, self._timer):
+        for call in (self._again, self._timer, self._head_timer):
             if call is not None and call.active():
                 call.cancel()
-        if self._end_sent and self._requests.refusal is not None:
+        if self._end_sent and self._paged:
             self._end_gently()
         self.sock.close()
+
+    def _flushed(self) -> bool:
+        return self._holding is None or self._holding.flush()
 
     def _refused(self) -> bool:
         """Whether something was refused; the first time, the wait for the origin's end begins."""
@@ -159,6 +210,20 @@ class Examined:
             self._read_again()
             raise BlockingIOError
 
+    def _await_head(self) -> None:
+        if self._head_timer is None or not self._head_timer.active():
+            self._head_timer = self._clock.callLater(HEAD_SECONDS, self._look_at_head, self._requests.heads)
+
+    def _look_at_head(self, heads: int) -> None:
+        """Of a head that began when there were so many before it."""
+        if not self._requests.head_begun:
+            return
+        if self._requests.heads == heads:
+            self._requests.too_slow()
+            self._ready(READABLE)  # which finds the end
+        else:
+            self._await_head()
+
     def _read_again(self) -> None:
         """Have the relay read in the next reactor turn: no edge will tell it to."""
         if self._again is None or not self._again.active():
@@ -179,18 +244,16 @@ class Examined:
         if left > 0:
             self._wait(left, self._look)
             return
-        try:
-            self.shutdown(socket.SHUT_WR)
-        except OSError:  # the visitor is gone
-            self._give_up()
-            return
-        self._wait(LINGER_SECONDS, self._give_up)
+        self.end()
 
     def _give_up(self) -> None:
         if self.joined is not None:
             self.joined.abort()
 
     def _lingered(self) -> None:
+        if not self._flushed():  # he does not even take the page
+            self._give_up()
+            return
         self._done = True
         self._ready(WRITABLE)
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from appliance.ingress.requests import Requests
+from appliance.service import examined
+from appliance.service.examined import Examined
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Ended, Relay
-from appliance.service.server import examined
-from appliance.service.server.examined import Examined
 from tests.ingress.test_requests import GET, HOST, NOT_SWITCHED, OTHER, POST, SWITCHED, UPGRADE
 from tests.service.turning import Turning, tcp_pair, turning
 
@@ -61,12 +62,17 @@ class Conversation:
 
 
 def converse(
-    reactor: Turning, readiness: Readiness, first: bytes = b"", *, buffers: int | None = None
+    reactor: Turning,
+    readiness: Readiness,
+    first: bytes = b"",
+    *,
+    buffers: int | None = None,
+    fault: Callable[[], bytes] | None = None,
 ) -> Conversation:
     visitor, near = tcp_pair(buffers)
     origin, far = tcp_pair(buffers)
     requests = Requests(HOST)
-    wire = Examined(near, requests, reactor)
+    wire = Examined(near, requests, reactor, fault) if fault else Examined(near, requests, reactor)
     talk = Conversation(reactor, visitor, origin, wire, requests)
     for sock in (visitor, near, origin, far):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -342,3 +348,104 @@ def test_without_a_join_nothing_lingers() -> None:
     assert not clock.getDelayedCalls()
     assert visitor.recv(1 << 16) == requests.refusal
     visitor.close()
+
+
+def test_a_fault_of_the_origin_is_a_page_behind_its_end(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    assert talk.read(talk.origin) == GET
+    talk.origin.close()
+    assert talk.read(talk.visitor) == b"the page"
+    assert talk.read(talk.visitor) is None
+    assert not talk.ended, "the visitor has not ended yet"
+    talk.visitor.send(GET)
+    close(talk)
+
+
+def test_an_origin_that_is_given_up(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    talk.wire.end()
+    assert talk.read(talk.visitor) == b"the page"
+    assert talk.read(talk.visitor) is None
+    talk.visitor.send(GET)  # nothing more goes to the origin
+    assert talk.read(talk.origin) == GET
+    assert not talk.ended
+    talk.reactor.advance(examined.LINGER_SECONDS)
+    assert talk.ended[0].error is not None
+    assert talk.read(talk.origin) is None
+    close(talk)
+
+
+def test_an_origin_that_is_given_up_when_the_visitor_is_gone(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET, fault=lambda: b"the page")
+    talk.turn()
+    talk.visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    talk.visitor.close()
+    talk.wire.end()
+    talk.turn()
+    assert talk.ended
+    close(talk)
+
+
+def test_a_read_is_larger_in_the_middle_of_a_body() -> None:
+    class Sized:
+        """A socket that keeps how much was asked for."""
+
+        def __init__(self, sock: socket.socket) -> None:
+            self._sock = sock
+            self.asked: list[int] = []
+
+        def recv(self, size: int) -> bytes:
+            self.asked.append(size)
+            return self._sock.recv(size)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._sock, name)
+
+    visitor, near = tcp_pair()
+    sized = Sized(near)
+    wire = Examined(sized, Requests(HOST), Turning())
+    visitor.send(b"PUT / HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 70000\r\n\r\n")
+    assert wire.recv(1 << 16)
+    visitor.send(bytes(10_000))
+    assert wire.recv(1 << 16) == bytes(10_000)
+    visitor.send(bytes(100))
+    assert wire.recv(1 << 16) == bytes(100)
+    assert sized.asked == [1 << 14, 1 << 16, 1 << 14]
+    wire.close()
+    visitor.close()
+
+
+def test_a_head_that_does_not_come_in_time(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop, first=GET)
+    assert talk.read(talk.origin) == GET
+    talk.reactor.advance(examined.HEAD_SECONDS * 10)  # between requests there is time
+    talk.visitor.send(GET[:-1])
+    assert talk.read(talk.origin) == b""
+    talk.reactor.advance(examined.HEAD_SECONDS - 0.1)
+    talk.visitor.send(GET[-1:] + GET[:5])
+    assert talk.read(talk.origin) == GET
+    talk.reactor.advance(0.1)
+    assert talk.requests.refusal is None  # that is the next one, and has its own time
+    for octet in GET[5:15]:
+        talk.reactor.advance(examined.HEAD_SECONDS / 11)
+        talk.visitor.send(bytes([octet]))
+        assert talk.read(talk.origin) == b""
+    talk.reactor.advance(examined.HEAD_SECONDS / 10)
+    assert talk.read(talk.origin) is None
+    talk.origin.close()
+    page = talk.read(talk.visitor)
+    assert page is not None
+    assert page.startswith(b"HTTP/1.1 408 ")
+    close(talk)
+
+
+def test_a_body_may_take_its_time(loop: tuple[Turning, Readiness]) -> None:
+    talk = converse(*loop)
+    talk.visitor.send(POST[:10])
+    talk.turn()
+    talk.visitor.send(POST[10:-2])
+    assert talk.read(talk.origin) == POST[:-2]
+    talk.reactor.advance(examined.HEAD_SECONDS * 10)
+    talk.visitor.send(POST[-2:])
+    assert talk.read(talk.origin) == POST[-2:]
+    close(talk)
