@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import resource
+import signal
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -101,6 +103,8 @@ def main() -> None:
     for name in only:
         if name not in SHOWN:
             options.error(f"there is no tunnel {name}; tunnels are {', '.join(SHOWN)}")
+    # Ended from outside, it still ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for whoever is started here
     done = []
