@@ -124,6 +124,7 @@ def test_requests_and_answers(ends: Callable[..., Terminated]) -> None:
     origin.close()
     joined.until(lambda: not joined.relay.joined)
     joined.until(lambda: joined.visitor.cut)
+    joined.visits.stop()
     assert not joined.reactor.getDelayedCalls()
 
 
