@@ -5,9 +5,15 @@ from __future__ import annotations
 import socket
 
 import pytest
+import pytest_twisted
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReadDescriptor
+from twisted.internet.task import LoopingCall
 from twisted.logger import LogEvent
+from zope.interface import implementer
 
-from appliance.service.readiness import ENDING, READABLE, WRITABLE
+from appliance.service.readiness import ENDING, READABLE, WRITABLE, Readiness
 from appliance.service.relay import reset_on_close
 from tests.service.turning import tcp_pair, turning
 
@@ -129,3 +135,56 @@ def test_a_new_socket_gets_no_event_of_the_one_that_had_its_number() -> None:
             if sock.fileno() >= 0:
                 readiness.forget(sock)
                 sock.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_while_only_sockets_are_busy_the_turn_goes_on_and_everything_else_is_heard() -> None:
+    """Two sockets that answer each other without end, beside a timer and another reader of the reactor."""
+    readiness = Readiness(reactor)
+    readiness.start()
+    near, far = tcp_pair()
+    other, told = socket.socketpair()
+    turns, played, heard = 0, 0, Deferred[None]()
+
+    def play(sock: socket.socket) -> None:
+        nonlocal played
+        try:
+            while octets := sock.recv(100):
+                played += 1
+                sock.send(octets)
+        except BlockingIOError:
+            pass
+
+    @implementer(IReadDescriptor)
+    class Other:
+        def fileno(self) -> int:
+            return other.fileno()
+
+        def doRead(self) -> None:
+            reactor.removeReader(self)
+            heard.callback(None)
+
+        def logPrefix(self) -> str:
+            return "other"
+
+        def connectionLost(self, reason: object) -> None: ...
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        if turns == 20:
+            told.send(b"x")
+
+    reading = Other()
+    reactor.addReader(reading)
+    timer = LoopingCall(count)
+    timer.start(0.005)
+    for sock in (near, far):
+        readiness.register(sock, lambda events, sock=sock: play(sock))  # type: ignore[misc]
+    near.send(b"ball")
+    await heard.addTimeout(10, reactor)
+    timer.stop()
+    readiness.stop()
+    assert played > 1000
+    for sock in (near, far, other, told):
+        sock.close()
