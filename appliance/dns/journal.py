@@ -7,14 +7,14 @@ changes that UPDATE made, is in amendments.)
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from appliance.dns.numbers import SOA
 from appliance.dns.steps import finish
-from appliance.dns.zone import RRset, Zone, soa_serial
+from appliance.dns.zone import Placed, RRset, Zone, soa_serial
 
 # A secondary that missed a NOTIFY asks again after the SOA's REFRESH, an hour or so; live records change a
 # few times a minute. (Knot keeps 20 and 100 MiB.)
@@ -22,6 +22,47 @@ MAX_CHANGES: Final = 1000
 MAX_OCTETS: Final = 4 << 20
 
 _RECORD_HEAD_OCTETS: Final = 10  # type, class, TTL, length
+
+
+_Repeat = tuple[tuple[bytes, ...], tuple[RRset, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated(Collection[RRset]):
+    """Many rrsets: `own`, and those of `rrsets`, whose names do not count, at each of `names`, made when they
+    are asked for. (As so many objects the deaths of a few servers would be more to the garbage collector
+    than all else in the process.)
+    """
+
+    own: tuple[RRset, ...]
+    repeated: tuple[_Repeat, ...]
+
+    def __iter__(self) -> Iterator[RRset]:
+        yield from self.own
+        for names, rrsets in self.repeated:
+            for name in names:
+                for _, rtype, ttl, rdatas in rrsets:
+                    yield RRset(name, rtype, ttl, rdatas)
+
+    def __len__(self) -> int:
+        return len(self.own) + sum(len(names) * len(rrsets) for names, rrsets in self.repeated)
+
+    def __contains__(self, rrset: object) -> bool:
+        return any(rrset == one for one in self)
+
+    @property
+    def octets(self) -> int:
+        """How large they are without compression."""
+        found = sum(map(_octets_of, self.own))
+        for names, rrsets in self.repeated:
+            for rrset in rrsets:
+                found += sum(map(len, names)) * len(rrset.rdatas) + len(names) * _octets_of(rrset, b"")
+        return found
+
+
+def _octets_of(rrset: RRset, name: bytes | None = None) -> int:
+    owner = rrset.name if name is None else name
+    return len(rrset.rdatas) * (len(owner) + _RECORD_HEAD_OCTETS) + sum(map(len, rrset.rdatas))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +75,8 @@ class Change:
 
     old_soa: RRset
     new_soa: RRset
-    removed: tuple[RRset, ...]
-    added: tuple[RRset, ...]
+    removed: Repeated
+    added: Repeated
 
     @property
     def old_serial(self) -> int:
@@ -47,14 +88,13 @@ class Change:
 
     @property
     def octets(self) -> int:
-        """How large the records are without compression: what it costs to keep and to send."""
-        return sum(
-            len(rrset.rdatas) * (len(rrset.name) + _RECORD_HEAD_OCTETS) + sum(map(len, rrset.rdatas))
-            for rrset in (self.old_soa, self.new_soa, *self.removed, *self.added)
+        """How large the records are without compression: what it costs to send."""
+        return (
+            _octets_of(self.old_soa) + _octets_of(self.new_soa) + self.removed.octets + self.added.octets
         )
 
 
-def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> Change:
+def difference(old: Zone, new: Zone, names: Iterable[bytes] | None = None) -> Change:
     """What leads from `old` to `new`, a later version of the same zone.
 
     `names`, when given, are the only ones at which anything can differ; without them every name is looked at.
@@ -63,18 +103,30 @@ def difference(old: Zone, new: Zone, names: Collection[bytes] | None = None) -> 
 
 
 def finding_difference(
-    old: Zone, new: Zone, names: Collection[bytes] | None = None
+    old: Zone, new: Zone, names: Iterable[bytes] | None = None
 ) -> Generator[None, None, Change]:
     """`difference` in steps of some microseconds, each a yield."""
     removed: list[RRset] = []
     added: list[RRset] = []
+    alike: dict[tuple[Placed | None, Placed | None], list[bytes]] = {}  # where the same has changed
     for name in old.rrsets.keys() | new.rrsets.keys() if names is None else names:
-        before, after = old.node(name), new.node(name)
-        if before is not after:
+        was, there = old.stored(name) or None, new.stored(name) or None
+        if (was is None or isinstance(was, Placed)) and (there is None or isinstance(there, Placed)):
+            alike.setdefault((was, there), []).append(name)
+        elif was is not there:
+            before, after = old.node(name), new.node(name)
             removed += _missing(before, after)
             added += _missing(after, before)
         yield
-    return Change(old.soa, new.soa, tuple(removed), tuple(added))
+    sides: tuple[list[_Repeat], list[_Repeat]] = [], []
+    for at in map(tuple, alike.values()):
+        before, after = old.node(at[0]), new.node(at[0])
+        for side, rrsets in zip(sides, (_missing(before, after), _missing(after, before)), strict=True):
+            if found := tuple(rrsets):
+                side.append((at, found))
+    return Change(
+        old.soa, new.soa, Repeated(tuple(removed), tuple(sides[0])), Repeated(tuple(added), tuple(sides[1]))
+    )
 
 
 def _missing(node: Mapping[int, RRset], other: Mapping[int, RRset]) -> Iterator[RRset]:

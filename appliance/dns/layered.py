@@ -5,7 +5,7 @@ Hidden here: how versions share what they have in common.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import ItemsView, Iterator, Mapping, ValuesView
 from typing import Any, TypeVar, overload
 
 K = TypeVar("K")
@@ -52,6 +52,30 @@ class Layered(Mapping[K, V]):
 
     def __len__(self) -> int:
         return self._count
+
+    # What comes with Mapping looks every key up, which takes four times as long.
+
+    def items(self) -> ItemsView[K, V]:
+        return _Items(self)
+
+    def values(self) -> ValuesView[V]:
+        return _Values(self)
+
+
+class _Items(ItemsView[K, V]):
+    _mapping: Layered[K, V]
+
+    def __iter__(self) -> Iterator[tuple[K, V]]:
+        over = self._mapping.over
+        yield from ((key, value) for key, value in self._mapping.under.items() if key not in over)
+        yield from ((key, value) for key, value in over.items() if value is not None)
+
+
+class _Values(ValuesView[V]):
+    _mapping: Layered[Any, V]
+
+    def __iter__(self) -> Iterator[V]:
+        return (value for _, value in self._mapping.items())
 
 
 def differing(one: Mapping[K, V], other: Mapping[K, V]) -> set[K] | None:

@@ -2,21 +2,24 @@
 
 Hidden here: who wins. The zone file is the operator's and is never written; so TXT records are merged,
 and for addresses, or at names whose meaning the file has settled, the static record wins and the conflict
-is told. And how little of it has to be done again when some of the live records change.
+is told. And how little of it has to be done again when some of the live records change: where many names have
+the same ones, and these change, nothing at any of the names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from itertools import chain
+from typing import Any, Final, cast
 
 from appliance.dns import names
 from appliance.dns.layered import differing, with_changes
 from appliance.dns.numbers import AAAA, CNAME, DNAME, NS, SOA, TXT, A
 from appliance.dns.steps import finish
-from appliance.dns.zone import Change, RRset, Zone, soa_minimum, soa_with
+from appliance.dns.touched import zone_at
+from appliance.dns.zone import Change, Placed, RRset, Sets, Shared, Zone, soa_minimum, soa_with
 
 # A resolver that heard "no such name" must ask again soon, or a name that has just come to life stays
 # dark; so negative answers live no longer than live records do.
@@ -66,7 +69,54 @@ class Conflict:
         return f"{names.to_text(self.name)} {word}: {self.reason.value}"
 
 
-Live = Mapping[tuple[bytes, int], RRset]
+Key = tuple[bytes, int]
+Live = Mapping[Key, RRset]
+
+
+class LiveRecords(Mapping[Key, RRset]):
+    """Live records of which many are those of a set: `entries` has its id in the place of the rrset.
+
+    An entry of a set that is empty now is none.
+    """
+
+    __slots__ = ("entries", "sets")
+
+    def __init__(self, entries: Mapping[Key, RRset | bytes], sets: Sets) -> None:
+        self.entries = entries
+        self.sets = sets
+
+    def __getitem__(self, key: Key) -> RRset:
+        found = self.get(key)
+        if found is None:
+            raise KeyError(key)
+        return cast(RRset, found)
+
+    def get(self, key: Key, default: Any = None) -> Any:
+        one = self.entries.get(key)
+        if isinstance(one, bytes):
+            ttl, rdatas = self.sets[one]
+            return RRset(*key, ttl, rdatas) if rdatas else default
+        return default if one is None else one
+
+    def __contains__(self, key: object) -> bool:
+        return self.get(cast(Key, key)) is not None
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key in self.entries if key in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def places(self, name: bytes, rtypes: Iterable[int]) -> Placed | None:
+        """Which sets the rrsets of these types at `name` are; None if one of them is its own."""
+        ids = [(rtype, self.entries[name, rtype]) for rtype in rtypes]
+        if any(isinstance(one, RRset) for _, one in ids):
+            return None
+        return Placed(tuple(cast(list[tuple[int, bytes]], ids)))
+
+    def changed_since(self, before: Sets) -> frozenset[bytes]:
+        """The ids of the sets that are others than `before`."""
+        return frozenset(one for one, there in self.sets.items() if before.get(one) != there)
 
 
 def conflicts_at_load(static: Zone, live: Live) -> tuple[Conflict, ...]:
@@ -86,18 +136,31 @@ class Laid:
     `accepted` is what of them is published and `conflicts` what is not, by name; `filled` are the empty
     non-terminals that took a wildcard's records over, `wildcards` the live wildcards. `touched` is what
     changed since the version that this one was made of (as Zone.changed says it), and `names` where; None:
-    everything may have.
+    everything may have. Besides, all names with one of `renewed` have changed.
     """
 
     static: Zone
     live: Live
     zone: Zone
-    accepted: Mapping[bytes, tuple[RRset, ...]]
+    accepted: Mapping[bytes, tuple[RRset, ...] | Placed]
     conflicts: Mapping[bytes, tuple[Conflict, ...]]
     filled: frozenset[bytes]
     wildcards: frozenset[bytes]
     touched: frozenset[bytes] | None
     names: frozenset[bytes] | None
+    renewed: frozenset[Placed] = frozenset()
+
+    def changed_names(self) -> Iterator[bytes] | None:
+        """Where something may have changed since the version before; None: everywhere."""
+        put, renewed = self.names, self.renewed
+        if put is None:
+            return None
+        others = (
+            name
+            for name, there in (self.accepted.items() if renewed else ())
+            if isinstance(there, Placed) and there in renewed and name not in put
+        )
+        return chain(put, others)
 
 
 def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ...]]:
@@ -132,7 +195,11 @@ def laying(
         if amended is None or any(_settles(before.static, static, name) for name in amended):
             before = amended = None
     work = _Laying(static, live, before)
-    for name in {name for name, _ in live} if before is None else {*names, *(amended or ())}:
+    if before is not None:
+        names = {*names, *(amended or ()), *work.renew()}
+    else:
+        names = {name for name, _ in (live.entries if isinstance(live, LiveRecords) else live)}
+    for name in names:
         work.put(name)
         yield
     for name in work.gaps():
@@ -149,18 +216,44 @@ class _Laying:
         self._live = live
         self._before = before
         self._settled = _Settled(static)
-        self._change = Change(static if before is None else before.zone)
-        self._accepted: dict[bytes, tuple[RRset, ...] | None] = {}
+        sets = live.sets if isinstance(live, LiveRecords) else {}
+        self._change = Change(static if before is None else before.zone, sets)
+        self._places: dict[Placed, Placed] = {}  # so that equal ones are one
+        self._renewed: frozenset[Placed] = frozenset()
+        self._accepted: dict[bytes, tuple[RRset, ...] | Placed | None] = {}
         self._conflicts: dict[bytes, tuple[Conflict, ...] | None] = {}
         self._filled = set(() if before is None else before.filled)
         self._wildcards = set(() if before is None else before.wildcards)
         self._put: set[bytes] = set()
         self._flipped: set[bytes] = set()  # with names below: what reaches those is another wildcard, or none
 
+    def renew(self) -> Iterable[bytes]:
+        """Let the sets that are others now be what is at all names that hold nothing else; the names at
+        which more is to be done.
+        """
+        before, live = self._before, self._live
+        if before is None or not isinstance(live, LiveRecords):
+            return ()
+        old = before.live.sets if isinstance(before.live, LiveRecords) else {}
+        changed = live.changed_since(old)
+        if not changed:
+            return ()
+        reshaped = {one for one in changed if one in old and _shape(old[one]) != _shape(live.sets[one])}
+        # Equal ones mostly are one, and to find that out is four times as quick.
+        places = {id(there): there for there in before.accepted.values() if isinstance(there, Placed)}
+        self._renewed = frozenset(
+            there for there in places.values() if any(one in changed and one in old for _, one in there.ids)
+        )
+        names = {name for name, there in before.accepted.items() if not isinstance(there, Placed)}
+        if reshaped:
+            names.update(name for (name, _), one in live.entries.items() if one in reshaped)
+        return names
+
     def put(self, name: bytes) -> None:
         """Publish what is static and live at `name`."""
         accepted, conflicts = self._settled.accept(name, self._live)
-        self._accepted[name] = accepted or None
+        placed = None if conflicts else self._placed(name, accepted)
+        self._accepted[name] = placed or accepted or None
         if conflicts or (self._before is not None and name in self._before.conflicts):
             self._conflicts[name] = conflicts or None
         if names.is_wildcard(name):
@@ -170,7 +263,17 @@ class _Laying:
         if self._existed_itself(name) is not self._exists_itself(name) and self._change.children(name):
             self._flipped.add(name)
         if name != self._static.apex:
-            self._change.put(name, self._own(name))
+            self._change.put(name, placed or self._own(name))
+
+    def _placed(self, name: bytes, accepted: tuple[RRset, ...]) -> Placed | None:
+        """What `name` holds if that is only what sets say, and as they say it."""
+        live, static = self._live, self._static
+        if not accepted or not isinstance(live, LiveRecords):
+            return None
+        if name in static.rrsets or names.is_wildcard(name):
+            return None
+        placed = live.places(name, [rrset.rtype for rrset in accepted])
+        return None if placed is None else self._places.setdefault(placed, placed)
 
     def gaps(self) -> list[bytes]:
         """What may be, or may have been, an empty non-terminal below a live wildcard, deepest first."""
@@ -206,7 +309,7 @@ class _Laying:
 
     def done(self, serial: int) -> Laid:
         static, before = self._static, self._before
-        accepted: Mapping[bytes, tuple[RRset, ...]] = {} if before is None else before.accepted
+        accepted: Mapping[bytes, tuple[RRset, ...] | Placed] = {} if before is None else before.accepted
         conflicts: Mapping[bytes, tuple[Conflict, ...]] = {} if before is None else before.conflicts
         accepted = with_changes(accepted, self._accepted)
         minimum = soa_minimum(static.soa)
@@ -215,6 +318,8 @@ class _Laying:
         apex = {**self._own(static.apex), SOA: soa_with(static.soa, serial=serial, minimum=minimum)}
         self._change.put(static.apex, apex)
         touched = frozenset(self._change.touched)
+        if self._renewed:
+            touched |= {zone_at(static.apex)}
         return Laid(
             static,
             self._live,
@@ -225,6 +330,7 @@ class _Laying:
             frozenset(self._wildcards),
             None if before is None else touched,
             None if before is None else frozenset(n for n in touched if n[0] <= names.MAX_LABEL_OCTETS),
+            self._renewed,
         )
 
     def _own(self, name: bytes) -> dict[int, RRset]:
@@ -234,12 +340,17 @@ class _Laying:
         return node
 
     def _accepted_at(self, name: bytes) -> tuple[RRset, ...]:
+        """What is accepted there and is not that of sets alone."""
+        there = self._accepted_of(name)
+        return () if isinstance(there, Placed) else there
+
+    def _accepted_of(self, name: bytes) -> tuple[RRset, ...] | Placed:
         if name in self._accepted:
             return self._accepted[name] or ()
         return self._before.accepted.get(name, ()) if self._before is not None else ()
 
     def _exists_itself(self, name: bytes) -> bool:
-        return name in self._static.rrsets or bool(self._accepted_at(name))
+        return name in self._static.rrsets or bool(self._accepted_of(name))
 
     def _existed_itself(self, name: bytes) -> bool:
         before = self._before
@@ -322,6 +433,11 @@ class _Settled:
         if A in node or AAAA in node:
             return Reason.ADDRESS
         return Reason.NAMESERVER if name in self._nameservers else None
+
+
+def _shape(shared: Shared) -> int:
+    """What a set is like, as far as it matters to `accept`: empty, too large or neither."""
+    return (len(shared.rdatas) > 0) + (len(shared.rdatas) > MAX_LIVE_RECORDS)
 
 
 def _merged(static: RRset | None, live: RRset) -> RRset:

@@ -2,17 +2,18 @@
 
 Hidden here: what is known about a zone beyond its records: which names exist without having records (empty
 non-terminals), where it is cut, and which SOA goes into a negative answer; and how a change of some names
-keeps that right without a look at the others.
+keeps that right without a look at the others. And that thousands of names may have the same records: what
+such a name holds is which sets these are, so that another content of a set is one replacement.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 from appliance.dns.layered import with_changes
-from appliance.dns.numbers import DNAME, NS, SOA
+from appliance.dns.numbers import DNAME, NS, SOA, TXT
 from appliance.dns.touched import soa_of, standing
 
 _NO_RRSETS: Final[Mapping[int, RRset]] = {}
@@ -28,6 +29,61 @@ class RRset(NamedTuple):
 
 
 Node = Mapping[int, RRset]
+
+
+class Shared(NamedTuple):
+    """What the rrsets of one type at many names have in common: a set. It is known by some octets, its id."""
+
+    ttl: int
+    rdatas: tuple[bytes, ...]
+
+
+Sets = Mapping[bytes, Shared]
+
+
+class Placed(NamedTuple):
+    """What a name holds that has nothing but what sets say: the id of one for each of its types.
+
+    None of these is a type that decides about other names (NS, DNAME).
+    """
+
+    ids: tuple[tuple[int, bytes], ...]
+
+    def at(self, name: bytes, sets: Sets) -> Node:
+        """The rrsets of `name`."""
+        return {rtype: RRset(name, rtype, *sets[one]) for rtype, one in self.ids}
+
+
+_SOMETHING: Final[Node] = {TXT: RRset(b"", TXT, 0, ())}
+
+
+class Nodes(Mapping[bytes, Node]):
+    """The rrsets of a zone by name, some of them as `sets` say. Immutable."""
+
+    __slots__ = ("sets", "stored")
+
+    def __init__(self, stored: Mapping[bytes, Node | Placed], sets: Sets) -> None:
+        self.stored = stored
+        self.sets = sets
+
+    def __getitem__(self, name: bytes) -> Node:
+        node = self.stored[name]
+        return node.at(name, self.sets) if isinstance(node, Placed) else node
+
+    def get(self, name: bytes, default: Any = None) -> Any:
+        node = self.stored.get(name)
+        if node is None:
+            return default
+        return node.at(name, self.sets) if isinstance(node, Placed) else node
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.stored
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +134,11 @@ class Zone:
         """The rrsets at exactly `name`, by type; empty when there is none."""
         return self.rrsets.get(name, _NO_RRSETS)
 
+    def stored(self, name: bytes) -> Node | Placed:
+        """The same, as it is held."""
+        rrsets = self.rrsets
+        return rrsets.stored.get(name, _NO_RRSETS) if isinstance(rrsets, Nodes) else self.node(name)
+
     @property
     def cuts(self) -> Mapping[bytes, bool]:
         """Where child zones are delegated."""
@@ -106,11 +167,16 @@ class Zone:
 
 
 class Change:
-    """`Zone.changed` in steps: puts nodes in the place of others, one at a time."""
+    """`Zone.changed` in steps: puts nodes in the place of others, one at a time. `sets` are what is placed
+    from now on; without them the zone's own.
+    """
 
-    def __init__(self, zone: Zone) -> None:
+    def __init__(self, zone: Zone, sets: Sets | None = None) -> None:
+        rrsets = zone.rrsets
         self._zone = zone
-        self._nodes: dict[bytes, Node | None] = {}
+        self._stored: Mapping[bytes, Node | Placed] = rrsets.stored if isinstance(rrsets, Nodes) else rrsets
+        self._sets = sets if sets is not None else rrsets.sets if isinstance(rrsets, Nodes) else {}
+        self._nodes: dict[bytes, Node | Placed | None] = {}
         self._children: dict[bytes, int | None] = {}
         self._nameservers: dict[bytes, int | None] = {}
         self._cuts: dict[bytes, bool | None] = {}
@@ -120,7 +186,8 @@ class Change:
     def version(self) -> Zone:
         """The zone with all that was put."""
         zone, shape = self._zone, self._zone.shape
-        rrsets = with_changes(zone.rrsets, self._nodes)
+        stored = with_changes(self._stored, self._nodes)
+        rrsets = Nodes(stored, self._sets) if self._sets else cast(Mapping[bytes, Node], stored)
         soa = rrsets.get(zone.apex, _NO_RRSETS).get(SOA)
         return Zone(
             zone.apex,
@@ -134,12 +201,13 @@ class Change:
             ),
         )
 
-    def put(self, name: bytes, node: Node) -> None:
-        """Let `node` be what is at `name`; an empty one: nothing."""
-        before = self._node(name)
-        if before == node:
+    def put(self, name: bytes, node: Node | Placed) -> None:
+        """Let `node` be what is at `name`; an empty one: nothing. A Placed never is at the apex."""
+        there = self._node(name)
+        if there == node:
             return
         self._nodes[name] = node or None
+        before, node = _seen_by_others(there), _seen_by_others(node)
         if before.get(NS) != node.get(NS):
             self._count_nameservers(before.get(NS), -1)
             self._count_nameservers(node.get(NS), 1)
@@ -175,10 +243,10 @@ class Change:
                 return  # it exists with and without this child
             self.touched.update((name, standing(name)))
 
-    def _node(self, name: bytes) -> Node:
+    def _node(self, name: bytes) -> Node | Placed:
         if name in self._nodes:
             return self._nodes[name] or _NO_RRSETS
-        return self._zone.node(name)
+        return self._stored.get(name, _NO_RRSETS)
 
     def children(self, name: bytes) -> int:
         """How many names exist directly below `name`."""
@@ -218,6 +286,10 @@ def shape_of(apex: bytes, rrsets: Mapping[bytes, Node]) -> Shape:
         if DNAME in node:
             dnames[name] = True
     return Shape(children, nameservers, cuts, dnames)
+
+
+def _seen_by_others(node: Node | Placed) -> Node:
+    return _SOMETHING if isinstance(node, Placed) else node
 
 
 def _is_same_but_serial(one: RRset, other: RRset) -> bool:

@@ -6,6 +6,9 @@ empties the set. What *drains* goes out at once as well, and stays while nobody 
 addresses are those of the servers where it has a session, of draining ones only if it has none at others; all
 of them where it has none.
 
+Names with sessions at the same servers are a *group*, whether these servers are heard or not: when one of
+them dies the group stays what it is, and what follows for it is another.
+
 What is kept is per address, as each address has a watch of its own; what is counted is servers. A server is
 *known* once one of its addresses was verified and published, until it has left, is removed, or has been
 silent or dead for more than an hour while others were heard; one that drains is about to leave, and no longer
@@ -15,9 +18,8 @@ counts. `now` is monotonic seconds.
 from __future__ import annotations
 
 import enum
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Collection, Iterable, Set
+from dataclasses import dataclass, field
 
 from appliance.tunnel.discovery import ServerAddress
 
@@ -43,18 +45,31 @@ _KNOWN = (*_HEARD, Standing.SILENT, Standing.DEAD)
 _GONE = (Standing.DEAD, Standing.LEFT)
 
 
+Group = tuple[ServerAddress, ...]
+"""Where a name has sessions."""
+
+
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What follows for the DNS. `names` has only names with a session at a published address."""
+    """What follows for the DNS."""
 
     addresses: tuple[ServerAddress, ...]
-    names: Mapping[str, tuple[ServerAddress, ...]]
     held: tuple[ServerAddress, ...]
     """Those among `addresses` that are silent or gone and kept only because too little would remain."""
+    choices: tuple[tuple[tuple[ServerAddress, bool], ...], ...] = field(default=(), compare=False)
+    """Where visitors of a name are sent, if it has sessions there, else to the next choice; with each address
+    whether it was asked. One that was not may have sessions of every name, as it had before the restart."""
 
-    def of_name(self, name: str) -> tuple[ServerAddress, ...]:
-        """Where visitors of a name are sent."""
-        return self.names.get(name, self.addresses)
+    def of_group(self, group: Group) -> tuple[ServerAddress, ...]:
+        """Where visitors of a group's names are sent."""
+        return self.serving(group) or self.addresses
+
+    def serving(self, group: Group) -> tuple[ServerAddress, ...]:
+        """The same, without those that are there for want of any."""
+        for choice in self.choices:
+            if any(was_asked and at in group for at, was_asked in choice):
+                return tuple(at for at, was_asked in choice if at in group or not was_asked)
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,45 +91,7 @@ class _Entry:
     standing: Standing
     since: float
     names: set[str] | None
-    """None until it was asked: after a restart."""
-
-
-class _Names(Mapping[str, tuple[ServerAddress, ...]]):
-    """Where each name has a session, found when it is asked: most publications ask for a few names.
-
-    Equal sets are one tuple, so that 10,000 names on three servers are a handful of them. An address with
-    None was not asked yet, and may have sessions of every name, as it had before the restart. `otherwise` are
-    those of the names that have none at these.
-    """
-
-    def __init__(
-        self,
-        serving: Sequence[tuple[ServerAddress, Set[str] | None]],
-        otherwise: Mapping[str, tuple[ServerAddress, ...]] | None = None,
-    ) -> None:
-        self._serving = serving
-        self._otherwise = {} if otherwise is None else otherwise
-        self._found: dict[int, tuple[ServerAddress, ...]] = {}
-
-    def __getitem__(self, name: str) -> tuple[ServerAddress, ...]:
-        which = 0
-        for _, names in self._serving:
-            which = which << 1 | (names is not None and name in names)
-        if not which:
-            return self._otherwise[name]
-        found = self._found.get(which)
-        if found is None:
-            found = self._found[which] = tuple(
-                at for at, names in self._serving if names is None or name in names
-            )
-        return found
-
-    def __iter__(self) -> Iterator[str]:
-        served = (name for _, names in self._serving for name in names or ())
-        return iter(dict.fromkeys(chain(served, self._otherwise)))
-
-    def __len__(self) -> int:
-        return len(set().union(self._otherwise, *(names or () for _, names in self._serving)))
+    """None until it was asked: after a restart. Those of one that is gone stay, for its groups to stay."""
 
 
 class Membership:
@@ -122,6 +99,7 @@ class Membership:
 
     def __init__(self) -> None:
         self._entries: dict[ServerAddress, _Entry] = {}
+        self._groups: dict[Group, Group] = {}  # so that equal ones are one
 
     def restored(self, address: ServerAddress, server_id: str, boot: str, now: float) -> None:
         """This address was published before this nameserver restarted."""
@@ -161,7 +139,6 @@ class Membership:
         entry = self._of_boot(address, boot)
         if entry is not None and entry.standing not in _GONE:
             self._stands(entry, Standing.DEAD, now)
-            entry.names = set()
 
     def silent(self, address: ServerAddress, boot: str, now: float) -> None:
         """Nothing is heard from this boot any more. Its names stay: this observer may be the one cut off.
@@ -186,7 +163,6 @@ class Membership:
         for entry in self._entries.values():
             if entry.server_id == server_id and entry.boot == boot and entry.standing is not Standing.LEFT:
                 self._stands(entry, Standing.LEFT, now)
-                entry.names = set()
 
     def unlisted(self, address: ServerAddress, now: float) -> None:
         """The operator no longer lists this address: it stays only while there is no other."""
@@ -220,9 +196,23 @@ class Membership:
     def members(self) -> list[Member]:
         """Everybody, in the order of addresses."""
         return [
-            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, len(entry.names or ()))
+            Member(at, entry.server_id, entry.boot, entry.standing, entry.since, self._served_at(entry))
             for at, entry in sorted(self._entries.items())
         ]
+
+    @staticmethod
+    def _served_at(entry: _Entry) -> int:
+        return 0 if entry.standing in _GONE else len(entry.names or ())
+
+    def names_at(self, address: ServerAddress) -> Set[str]:
+        """The names whose group this address is in."""
+        entry = self._entries.get(address)
+        return frozenset() if entry is None else entry.names or frozenset()
+
+    def group_of(self, name: str) -> Group:
+        """Where this name has sessions, or had them when the server there was last heard."""
+        group = tuple([at for at, entry in self._entries.items() if entry.names and name in entry.names])
+        return self._groups.setdefault(group, group)
 
     def published(self) -> Published:
         """What follows now."""
@@ -231,11 +221,11 @@ class Membership:
             heard, leaving = leaving, heard  # they live
         held = self._held(heard)
         chosen = sorted(heard | held)
-        names = _Names(self._names_at(chosen), _Names(self._names_at(sorted(leaving))) if leaving else None)
-        return Published(tuple(chosen), names, tuple(sorted(held)))
-
-    def _names_at(self, addresses: Iterable[ServerAddress]) -> list[tuple[ServerAddress, Set[str] | None]]:
-        return [(address, self._entries[address].names) for address in addresses]
+        choices = tuple(
+            tuple((at, self._entries[at].names is not None) for at in addresses)
+            for addresses in (chosen, sorted(leaving))
+        )
+        return Published(tuple(chosen), tuple(sorted(held)), choices)
 
     def _of_standing(self, *standings: Standing) -> set[ServerAddress]:
         return {at for at, entry in self._entries.items() if entry.standing in standings}

@@ -10,11 +10,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from itertools import chain
 
 from appliance.dns.names import ROOT, from_text, parent
-from appliance.dns.zone import RRset
-from appliance.fleet.membership import Published
+from appliance.dns.zone import Shared
+from appliance.fleet.membership import Group, Published
 from appliance.tunnel.discovery import ServerAddress, write_txt
 
 LIVE_TTL_SECONDS = 15
@@ -22,6 +21,7 @@ A, TXT, AAAA = 1, 16, 28
 _Hosts = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 _NAMES_REMEMBERED = 65_536
 """Wire forms kept between two publications; a name that is not among them costs 3 us more."""
+_GROUPS_REMEMBERED = 1024
 
 
 def may_be_published(address: ServerAddress, private_addresses: bool) -> bool:
@@ -32,7 +32,8 @@ def may_be_published(address: ServerAddress, private_addresses: bool) -> bool:
 class Publication:
     """What follows from `published` for names in the zones `apexes` (in wire form).
 
-    `discovery` is the name that lists the servers: without it each apex does.
+    `discovery` is the name that lists the servers: without it each apex does. The rrsets of all names of a
+    group are the same three sets, and what is said of a name is which.
     """
 
     def __init__(
@@ -45,58 +46,50 @@ class Publication:
         self._published = published
         self._zones = frozenset(apexes)
         self._ttl = ttl
-        self._texts = _texts(published.addresses)
-        self._hosts: dict[tuple[ServerAddress, ...], _Hosts] = {}
         wanted = (from_text(discovery),) if discovery is not None else tuple(self._zones)
-        self.listing = frozenset(name for name in wanted if self._texts and _is_in(name, self._zones))
+        self.listing = frozenset(name for name in wanted if _is_in(name, self._zones))
         """The names that list the servers."""
 
-    def discovery(self) -> Iterator[RRset]:
-        """What lists the servers."""
-        return (RRset(name, TXT, self._ttl, self._texts) for name in self.listing)
-
-    def of(self, text: str) -> Iterator[RRset]:
-        """What a known name gets; nothing outside the zones."""
-        name = _wire(text)
-        if not self._texts or not _is_in(name, self._zones):
-            return
-        addresses = self._published.of_name(text)
-        rdatas = self._hosts.get(addresses)
-        if rdatas is None:
-            rdatas = self._hosts[addresses] = _hosts(addresses)
-        yield RRset(name, TXT, self._ttl, self._texts)
-        for rtype, hosts in zip((A, AAAA), rdatas, strict=True):
-            if hosts:
-                yield RRset(name, rtype, self._ttl, hosts)
+    def sets(self, groups: Iterable[Group]) -> dict[bytes, Shared]:
+        """The sets of the names of these groups, and of those that list the servers."""
+        found = {_LIST: Shared(self._ttl, _texts(self._published.addresses))}
+        for group in groups:
+            hosts = _hosts(self._published.of_group(group))
+            for one, rdatas in zip(_ids(group), hosts, strict=True):
+                found[one] = Shared(self._ttl, rdatas)
+        return found
 
     def changes(
-        self, names: Iterable[tuple[str, bool]], listing: Collection[bytes] = ()
-    ) -> Iterator[tuple[tuple[bytes, int], RRset | None]]:
-        """All that there is, or is no longer (None), at these names, each with whether it is known, and where
-        the servers are listed, or were (`listing`); by name and type."""
+        self, names: Iterable[tuple[str, Group | None]], listing: Collection[bytes] = ()
+    ) -> Iterator[tuple[tuple[bytes, int], bytes | None]]:
+        """The set of each name and type, or that there is none any more (None): at these names, each with its
+        group (None: it is not known), and where the servers are listed, or were (`listing`)."""
         for listed in frozenset(listing) - self.listing:
             yield (listed, TXT), None
-        for rrset in self.discovery():
-            yield (rrset.name, rrset.rtype), rrset
-        for text, is_known in names:
-            found = {rrset.rtype: rrset for rrset in (self.of(text) if is_known else ())}
+        for listed in self.listing:
+            yield (listed, TXT), _LIST
+        for text, group in names:
             name = _wire(text)
-            for rtype in (TXT, A, AAAA):
-                if rtype != TXT or rtype in found or name not in self.listing:
-                    yield (name, rtype), found.get(rtype)
+            if group is None or not _is_in(name, self._zones):
+                yield (name, TXT), _LIST if name in self.listing else None
+                yield (name, A), None
+                yield (name, AAAA), None
+            else:
+                v4, v6 = _ids(group)
+                yield (name, TXT), _LIST
+                yield (name, A), v4
+                yield (name, AAAA), v6
 
 
-def live_records(
-    published: Published,
-    known: Iterable[str],
-    apexes: Collection[bytes],
-    discovery: str | None = None,
-    ttl: int = LIVE_TTL_SECONDS,
-) -> dict[tuple[bytes, int], RRset]:
-    """All live rrsets, by name and type; `known` are host names and wildcards, the rest is Publication's."""
-    publication = Publication(published, apexes, discovery, ttl)
-    rrsets = chain(publication.discovery(), *map(publication.of, known))
-    return {(rrset.name, rrset.rtype): rrset for rrset in rrsets}
+_LIST = b"servers"
+"""The set of the TXT of all servers: wherever there is one it is this."""
+
+
+@lru_cache(_GROUPS_REMEMBERED)
+def _ids(group: Group) -> tuple[bytes, bytes]:
+    """What the sets of A and of AAAA of a group are known by."""
+    servers = " ".join(map(str, group)).encode("ascii")
+    return b"A of " + servers, b"AAAA of " + servers
 
 
 _wire = lru_cache(_NAMES_REMEMBERED)(from_text)

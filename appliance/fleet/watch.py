@@ -79,6 +79,8 @@ MAX_CERTIFICATES = 100_000
 """Held of one server: a client per name at the most."""
 BURST_OCTETS = 65_536
 """Given out at once, so that a snapshot of 10,000 names does not hold the reactor for longer than 20 ms."""
+BURST_NAMES = 500
+"""So many fill a burst: of a snapshot no more is made into messages at a time."""
 
 
 class WatchState(enum.Enum):
@@ -136,6 +138,9 @@ class _ToSay(Generic[M]):
     def say(self, message: M) -> None:
         self._waiting.append(message)
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def octets(self) -> bytes:
         burst = bytearray()
         while self._waiting and len(burst) < BURST_OCTETS:
@@ -147,7 +152,8 @@ class WatchedServer:
     """The tunnel server's end. `nonce` gives a new random text each time; `now` is monotonic seconds.
 
     `serving` holds the names that have a session when the watch begins; the other end gets them as its
-    snapshot. `draining`: whether the server has begun to drain; `crl`: the number of its revocation list.
+    snapshot, which is said little by little: what else there is to say goes ahead of it. `draining`: whether
+    the server has begun to drain; `crl`: the number of its revocation list.
     """
 
     def __init__(
@@ -173,12 +179,12 @@ class WatchedServer:
         self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses)), crl))
         if draining:
             self.drain()
-        for name, certificate in serving.items():
-            self.serving(name, certificate)
-        self._say(SnapshotEnded())
+        self._unsaid = dict(reversed(list(serving.items())))  # of the snapshot; the last one comes first
+        self._is_snapshot_said = False
 
     def serving(self, name: str, certificate: Certificate) -> None:
         """The name has a session here now, of a client with this certificate."""
+        self._unsaid.pop(name, None)
         fingerprint = certificate.fingerprint
         if not self._shown[fingerprint]:
             self._say(certificate)
@@ -193,6 +199,7 @@ class WatchedServer:
         """The name has no session here any more. A certificate is forgotten with its last name, at both
         ends.
         """
+        self._unsaid.pop(name, None)
         fingerprint = self._under.pop(name, None)
         if fingerprint is not None:
             _drop(self._shown, fingerprint)
@@ -252,7 +259,16 @@ class WatchedServer:
 
     def data_to_send(self) -> bytes:
         """The next octets, at most about 64 KiB: to be asked again until there are none."""
+        if not self._is_snapshot_said and self.state is not WatchState.ENDED:
+            self._go_on_with_the_snapshot()
         return self._to_say.octets()
+
+    def _go_on_with_the_snapshot(self) -> None:
+        while self._unsaid and len(self._to_say) < BURST_NAMES:
+            self.serving(*self._unsaid.popitem())
+        if not self._unsaid:
+            self._say(SnapshotEnded())
+            self._is_snapshot_said = True
 
     def _heard(self, message: FromNameserver, now: float) -> Iterator[ServerEvent]:
         self.state = _next(_AT_SERVER, self.state, message)

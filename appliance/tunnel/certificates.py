@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
 from cryptography import x509
@@ -34,6 +35,10 @@ dialled.
 """
 MAX_NAMES = 256
 """Names in one grant, and so in one session: what one `hello` burst of 64 KiB can register."""
+EXAMINED_REMEMBERED = 256
+"""Certificates whose signature and contents are known: a client's is examined at the link, and at once again
+by a nameserver in the same process. (Dates and revocation are looked at each time.)
+"""
 SKEW = timedelta(minutes=5)
 """How far before its issue a certificate begins to hold, for clocks that are behind."""
 
@@ -229,7 +234,7 @@ def examine(
             Reason.NO_CERTIFICATE, f"no certificate was presented, {_CALLED[role]} needs one"
         )
     try:
-        certificate.verify_directly_issued_by(ca)
+        _verify_issued(certificate, ca)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         issuer = _printable(certificate.issuer)
         raise CertificateRefused(
@@ -260,6 +265,12 @@ def examine(
     return peer
 
 
+@lru_cache(EXAMINED_REMEMBERED)
+def _verify_issued(certificate: x509.Certificate, ca: x509.Certificate) -> None:
+    certificate.verify_directly_issued_by(ca)
+
+
+@lru_cache(EXAMINED_REMEMBERED)
 def read_peer(certificate: x509.Certificate) -> Peer:
     """What a certificate says, believed or not: no signature, date or list is looked at.
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from appliance.dns import names
 from appliance.dns.journal import Change, Journal, difference
 from appliance.dns.numbers import NS, SOA, TXT, A
-from appliance.dns.zone import RRset, Zone, zone_of
+from appliance.dns.zone import Nodes, Placed, RRset, Shared, Zone, zone_of
 from tests.effort import examples
 
 APEX = names.from_text("demo.test")
@@ -58,8 +58,34 @@ def test_only_what_differs() -> None:
     assert (change.old_serial, change.new_serial) == (1, 2)
     assert set(change.removed) == {addresses(NAMES[0], 1), addresses(NAMES[1], 1)}
     assert set(change.added) == {addresses(NAMES[0], 3), addresses(NAMES[1], 1, ttl=60)}
-    assert difference(old, new, [NAMES[1]]).removed == (addresses(NAMES[1], 1),)
+    assert tuple(difference(old, new, [NAMES[1]]).removed) == (addresses(NAMES[1], 1),)
     assert change.octets > 4 * 4
+
+
+def test_what_has_changed_at_many_names_alike_is_kept_once() -> None:
+    at = [names.from_text(f"n{number}.demo.test") for number in range(100)]
+
+    def shared(serial: int, *last: int, places: list[bytes] = at) -> Zone:
+        rdatas = tuple(bytes((192, 0, 2, octet)) for octet in last)
+        base = version(serial)
+        nodes = {name: Placed(((A, b"one"),)) for name in places}
+        return Zone(APEX, serial, Nodes({**base.rrsets, **nodes}, {b"one": Shared(15, rdatas)}))
+
+    old, new = shared(1, 1, 2), shared(2, 2, 3)
+    change = difference(old, new, at)
+    assert applied(old, change) == records_of(new)
+    assert (len(change.removed), len(change.added)) == (100, 100)
+    assert addresses(at[7], 1, ttl=15) in change.removed
+    assert addresses(at[7], 2, ttl=15) not in change.removed
+    assert (change.removed.own, len(change.removed.repeated)) == ((), 1)
+    records = [rrset for side in (change.removed, change.added) for rrset in side]
+    written_out = sum(len(one.name) + 10 + 4 for one in (*records, *(change.old_soa, change.new_soa)))
+    assert change.octets - written_out == 2 * (len(change.old_soa.rdatas[0]) - 4)
+    fewer = shared(3, 2, 3, places=at[:50])
+    gone = difference(new, fewer, at)
+    assert applied(new, gone) == records_of(fewer)
+    assert applied(fewer, difference(fewer, new, at)) == records_of(new)
+    assert (len(gone.removed), len(gone.added)) == (50, 0)
 
 
 _ZONES = st.lists(

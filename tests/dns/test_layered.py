@@ -29,6 +29,10 @@ def test_any_changes(first: dict[int, int], steps: list[dict[int, int | None]]) 
             if value is None:
                 expected.pop(key, None)
         assert dict(made) == expected == made
+        assert (sorted(made.items()), sorted(made.values())) == (
+            sorted(expected.items()),
+            sorted(expected.values()),
+        )
         assert (len(made), bool(made)) == (len(expected), bool(expected))
         assert all((key in made, made.get(key)) == (key in expected, expected.get(key)) for key in range(10))
         assert made.get(99, "none") == "none"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns import names
+from appliance.dns.journal import difference
 from appliance.dns.lookup import look_up
 from appliance.dns.numbers import AAAA, MX, NXDOMAIN, TXT, A
-from appliance.dns.overlay import MAX_LIVE_RECORDS, Reason, conflicts_at_load, lay, laying
+from appliance.dns.overlay import MAX_LIVE_RECORDS, LiveRecords, Reason, conflicts_at_load, lay, laying
 from appliance.dns.steps import finish
-from appliance.dns.zone import Node, RRset, Zone, soa_minimum, soa_serial
+from appliance.dns.touched import zone_at
+from appliance.dns.zone import Node, RRset, Shared, Zone, soa_minimum, soa_serial
 from appliance.dns.zonefile import ZoneFileError
 from tests.dns.asking import ask, zone
+from tests.dns.test_journal import applied, records_of
 from tests.effort import examples
 
 SHAPE = ("children", "nameservers", "cuts", "dnames")
@@ -310,3 +315,77 @@ def test_a_change_leads_to_what_a_new_overlay_would_be(
             }
             assert differ - {static.apex} <= after.names
         before = after
+
+
+IDS = (b"one", b"two", b"three")
+SETS = st.fixed_dictionaries({one: st.sampled_from((0, 1, 2, 3, MAX_LIVE_RECORDS + 1)) for one in IDS})
+ENTRIES = st.dictionaries(
+    st.tuples(NAMES, st.sampled_from((A, AAAA, TXT))), st.sampled_from((*IDS, None)), max_size=8
+)
+
+
+def shared(entries: dict[tuple[str, int], bytes | None], sizes: dict[bytes, int]) -> LiveRecords:
+    """Live records that are a set of so many records, or (None) one of their own."""
+    own = live(*entries)
+    return LiveRecords(
+        {(at(name), rtype): one or own[at(name), rtype] for (name, rtype), one in entries.items()},
+        {one: Shared(15, tuple(bytes((3, 9, 9, n)) for n in range(size))) for one, size in sizes.items()},
+    )
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    st.lists(NAMES, max_size=4),
+    st.lists(st.tuples(ENTRIES, SETS, st.booleans(), st.lists(STATIC_LINES, max_size=1)), max_size=5),
+)
+def test_records_that_are_shared_are_those_that_each_name_would_have(
+    written: list[str],
+    steps: list[tuple[dict[tuple[str, int], bytes | None], dict[bytes, int], bool, list[tuple[str, str]]]],
+) -> None:
+    """And what is told of the change leads from the version before to this one."""
+    static = zone("".join(f"{name} TXT t\n" for name in written))
+    entries: dict[tuple[str, int], bytes | None] = {}
+    put = shared(entries, dict.fromkeys(IDS, 0))
+    before = finish(laying(static, put, 100))
+    for number, (others, sizes, stays, lines) in enumerate(steps):
+        if not stays:  # else the sets alone are others
+            entries = others
+        after_put = shared(entries, sizes)
+        changed = {
+            name
+            for name, rtype in {**put.entries, **after_put.entries}
+            if put.entries.get((name, rtype)) != after_put.entries.get((name, rtype))
+        }
+        put = after_put
+        for name, data in lines:
+            with contextlib.suppress(ZoneFileError):
+                static = static.changed({at(name): zone(f"{name} {data}\n").node(at(name))})[0]
+        after = finish(laying(static, put, 101 + number, before, changed))
+        alone = finish(laying(static, dict(put), 101 + number))
+        assert after.zone == alone.zone
+        assert after.filled == alone.filled
+        assert dict(after.conflicts) == dict(alone.conflicts)
+        assert all(
+            dict(getattr(after.zone.shape, part)) == dict(getattr(alone.zone.shape, part)) for part in SHAPE
+        )
+        change = difference(before.zone, after.zone, after.changed_names())
+        assert applied(before.zone, change) == records_of(after.zone)
+        if after.touched is not None and after.zone.node(static.apex) != before.zone.node(static.apex):
+            same = {**before.zone.rrsets, static.apex: {}} == {**after.zone.rrsets, static.apex: {}}
+            assert same or after.touched
+        before = after
+
+
+def test_when_a_set_is_another_no_name_is_looked_at() -> None:
+    names_of_it = [f"n{number}" for number in range(100)]
+    entries: dict[tuple[str, int], bytes | None] = {(name, A): b"one" for name in names_of_it}
+    before = finish(laying(zone(""), shared(entries, {b"one": 3}), 100))
+    steps = laying(before.static, shared(entries, {b"one": 2}), 101, before)
+    with pytest.raises(StopIteration):
+        next(steps)
+    after = finish(laying(before.static, shared(entries, {b"one": 2}), 101, before))
+    assert len(before.zone.node(at("n7"))[A].rdatas) == 3, "a version does not change"
+    assert len(after.zone.node(at("n7"))[A].rdatas) == 2
+    assert after.names == frozenset()
+    assert set(after.changed_names() or ()) == set(map(at, names_of_it))
+    assert set(after.touched or ()) == {zone_at(before.static.apex)}

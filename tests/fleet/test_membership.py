@@ -24,8 +24,20 @@ def fleet(*addresses: ServerAddress, names: tuple[str, ...] = ()) -> Membership:
     return membership
 
 
+def sent(membership: Membership, name: str) -> tuple[ServerAddress, ...]:
+    """Where visitors of a name are sent."""
+    return membership.published().of_group(membership.group_of(name))
+
+
+def served(membership: Membership) -> dict[str, tuple[ServerAddress, ...]]:
+    """The same, of the names with a session at a published address."""
+    published = membership.published()
+    found = {name: published.serving(membership.group_of(name)) for name in NAMES}
+    return {name: addresses for name, addresses in found.items() if addresses}
+
+
 def test_nothing_is_published_of_nobody() -> None:
-    assert Membership().published() == Published((), {}, ())
+    assert Membership().published() == Published((), ())
 
 
 def test_a_proved_death_is_out_at_once_but_never_the_last_one() -> None:
@@ -33,9 +45,9 @@ def test_a_proved_death_is_out_at_once_but_never_the_last_one() -> None:
     membership.dead(A, "1", 1.0)
     assert membership.published().addresses == (B,)
     membership.dead(B, "1", 2.0)
-    assert membership.published() == Published((B,), {}, (B,))
+    assert membership.published() == Published((B,), (B,))
     membership.joined(A, str(A), "2", (), 3.0)
-    assert membership.published() == Published((A,), {}, ())
+    assert membership.published() == Published((A,), ())
 
 
 @pytest.mark.parametrize(
@@ -69,7 +81,7 @@ def test_the_dead_count_among_the_known() -> None:
     membership.dead(A, "1", 1.0)
     membership.dead(B, "1", 1.0)
     membership.silent(C, "1", 1.0)
-    assert membership.published() == Published((C, D), {}, (C,))
+    assert membership.published() == Published((C, D), (C,))
 
 
 def test_servers_are_counted_not_addresses() -> None:
@@ -89,7 +101,7 @@ def test_a_silent_one_that_is_proved_dead_is_held_no_longer() -> None:
     membership.silent(A, "1", 1.0)
     membership.silent(B, "1", 1.0)
     membership.dead(A, "1", 2.0)
-    assert membership.published() == Published((B,), {}, (B,))
+    assert membership.published() == Published((B,), (B,))
 
 
 def test_an_end_touches_only_its_boot() -> None:
@@ -99,33 +111,33 @@ def test_an_end_touches_only_its_boot() -> None:
     membership.silent(A, "1", 2.0)
     membership.left(str(A), "1", 2.0)
     membership.not_serving(A, "1", "www.test")
-    assert membership.published().of_name("www.test") == (A, B)
+    assert sent(membership, "www.test") == (A, B)
     assert membership.boot_at(A) == "2"
     assert membership.boot_at(C) is None
 
 
 def test_a_names_addresses_follow_its_sessions() -> None:
     membership = fleet(A, B, C)
-    assert membership.published().of_name("www.test") == (A, B, C)
+    assert sent(membership, "www.test") == (A, B, C)
     membership.serving(B, "1", "www.test")
-    assert membership.published().of_name("www.test") == (B,)
+    assert sent(membership, "www.test") == (B,)
     membership.serving(C, "1", "www.test")
-    assert membership.published().of_name("www.test") == (B, C)
+    assert sent(membership, "www.test") == (B, C)
     membership.dead(B, "1", 1.0)
-    assert membership.published().of_name("www.test") == (C,)
+    assert sent(membership, "www.test") == (C,)
     assert [member.names for member in membership.members()] == [0, 0, 1]
     membership.not_serving(C, "1", "www.test")
-    assert membership.published().of_name("www.test") == (A, C)
+    assert sent(membership, "www.test") == (A, C)
 
 
 def test_a_cut_off_observer_keeps_names_and_servers() -> None:
     membership = fleet(A, B, C, names=("www.test",))
     membership.not_serving(C, "1", "www.test")
-    before = membership.published()
+    before, sent_before = membership.published(), sent(membership, "www.test")
     for address in (A, B, C):
         membership.silent(address, "1", 1.0)
     assert not membership.tick(100 * FORGET_SECONDS)
-    assert membership.published().names == before.names
+    assert sent(membership, "www.test") == sent_before == (A, B)
     assert membership.published().addresses == before.addresses
     # Its return is no cliff: what it did not hear meanwhile was its own deafness.
     membership.joined(A, str(A), "1", ("www.test",), 101 * FORGET_SECONDS)
@@ -141,7 +153,7 @@ def test_after_an_hour_a_silent_server_does_not_count() -> None:
     assert membership.next_deadline() == FORGET_SECONDS
     assert not membership.tick(FORGET_SECONDS)
     assert membership.tick(FORGET_SECONDS + 1)
-    assert membership.published() == Published((A,), {}, ())  # C is out: one of two known remains
+    assert membership.published() == Published((A,), ())  # C is out: one of two known remains
     assert membership.tick(FORGET_SECONDS + 11)
     assert membership.next_deadline() is None
 
@@ -151,7 +163,7 @@ def test_a_leave_never_takes_the_last_one_and_a_removal_does() -> None:
     membership.left(str(A), "1", 1.0)
     assert membership.published().addresses == (B,)
     membership.left(str(B), "1", 2.0)
-    assert membership.published() == Published((B,), {}, (B,))
+    assert membership.published() == Published((B,), (B,))
     membership.removed(B)
     membership.removed(A)
     assert membership.published().addresses == ()
@@ -162,28 +174,32 @@ def test_who_left_does_not_count_when_the_half_is_counted() -> None:
     membership.left(str(A), "1", 1.0)
     membership.left(str(B), "1", 1.0)
     membership.silent(C, "1", 1.0)
-    assert membership.published() == Published((D,), {}, ())
+    assert membership.published() == Published((D,), ())
 
 
 def test_who_drains_is_out_while_another_one_is_heard() -> None:
     membership = fleet(A, B, names=("www.test",))
     membership.draining(str(A), "1", 1.0)
-    assert membership.published() == Published((B,), {"www.test": (B,)}, ())
+    assert membership.published() == Published((B,), ())
+    assert served(membership) == {"www.test": (B,)}
     membership.draining(str(B), "1", 2.0)  # the whole fleet: it serves until it leaves
-    assert membership.published() == Published((A, B), {"www.test": (A, B)}, ())
+    assert membership.published() == Published((A, B), ())
+    assert served(membership) == {"www.test": (A, B)}
     membership.left(str(A), "1", 3.0)
-    assert membership.published() == Published((B,), {"www.test": (B,)}, ())
+    assert membership.published() == Published((B,), ())
+    assert served(membership) == {"www.test": (B,)}
     membership.left(str(B), "1", 4.0)
-    assert membership.published() == Published((B,), {}, (B,))
+    assert membership.published() == Published((B,), (B,))
 
 
 def test_a_name_that_only_a_draining_server_serves_stays_there() -> None:
     membership = fleet(A, B)
     membership.serving(A, "1", "www.test")
     membership.draining(str(A), "1", 1.0)
-    assert membership.published() == Published((B,), {"www.test": (A,)}, ())
+    assert membership.published() == Published((B,), ())
+    assert served(membership) == {"www.test": (A,)}
     membership.serving(B, "1", "www.test")
-    assert membership.published().names == {"www.test": (B,)}
+    assert served(membership) == {"www.test": (B,)}
 
 
 def test_a_boot_that_drains_drains_for_ever() -> None:
@@ -192,7 +208,7 @@ def test_a_boot_that_drains_drains_for_ever() -> None:
     membership.joined(A, str(A), "1", (), 2.0)  # its watch was lost and is back
     assert membership.published().addresses == (B,)
     membership.silent(A, "1", 3.0)
-    assert membership.published() == Published((B,), {}, ())
+    assert membership.published() == Published((B,), ())
     membership.draining(str(A), "1", 3.0)  # late
     assert membership.members()[0].standing is Standing.LEFT
     membership.joined(A, str(A), "2", (), 4.0)
@@ -206,7 +222,7 @@ def test_who_drains_does_not_count_when_the_half_is_counted() -> None:
     membership.silent(C, "1", 1.0)
     assert membership.published().addresses == (D,)
     membership.silent(D, "1", 1.0)
-    assert membership.published() == Published((A, B, C, D), {}, (C, D))
+    assert membership.published() == Published((A, B, C, D), (C, D))
 
 
 def test_the_first_answer_after_a_restart_is_the_last_one() -> None:
@@ -214,7 +230,7 @@ def test_the_first_answer_after_a_restart_is_the_last_one() -> None:
     for address in (A, B, C):
         membership.restored(address, str(address), "1", 0.0)
     membership.joined(D, str(D), "1", (), 0.0)
-    assert membership.published() == Published((A, B, C, D), {}, ())
+    assert membership.published() == Published((A, B, C, D), ())
     membership.silent(A, "1", 1.0)
     assert membership.published().addresses == (B, C, D)
     membership.joined(B, str(B), "1", (), 1.0)
@@ -231,15 +247,15 @@ def test_who_was_not_asked_since_the_restart_keeps_every_name() -> None:
     for address in (A, B):
         membership.restored(address, str(address), "1", 0.0)
     membership.joined(C, str(C), "1", ("www.test",), 0.0)
-    assert membership.published().names == {"www.test": (A, B, C)}
+    assert served(membership) == {"www.test": (A, B, C)}
     membership.joined(A, str(A), "1", ("api.test",), 0.0)
-    assert membership.published().names == {"www.test": (B, C), "api.test": (A, B)}
+    assert served(membership) == {"www.test": (B, C), "api.test": (A, B)}
     membership.silent(B, "1", 1.0)
-    assert membership.published().names == {"www.test": (C,), "api.test": (A,)}
+    assert served(membership) == {"www.test": (C,), "api.test": (A,)}
     membership.silent(A, "1", 1.0)  # both are held: too few would remain
-    assert membership.published().names == {"www.test": (B, C), "api.test": (A, B)}
+    assert served(membership) == {"www.test": (B, C), "api.test": (A, B)}
     membership.joined(B, str(B), "1", (), 2.0)
-    assert membership.published().names == {"www.test": (C,)}
+    assert served(membership) == {"www.test": (C,)}
 
 
 def test_what_is_no_longer_listed_stays_only_while_there_is_nothing_else() -> None:
@@ -251,10 +267,17 @@ def test_what_is_no_longer_listed_stays_only_while_there_is_nothing_else() -> No
     assert membership.published().addresses == (B,)
 
 
-def test_equal_sets_of_addresses_are_one_object() -> None:
+def test_a_group_stays_what_it_is_when_a_server_dies() -> None:
     names = tuple(f"n{number}.test" for number in range(50))
-    published = fleet(A, B, C, names=names).published()
-    assert len({id(addresses) for addresses in published.names.values()}) == 1
+    membership = fleet(A, B, C, names=names)
+    (group,) = {id(group): group for group in map(membership.group_of, names)}.values()
+    assert membership.published().of_group(group) == (A, B, C)
+    membership.dead(B, "1", 1.0)
+    assert {id(membership.group_of(name)) for name in names} == {id(group)}
+    assert membership.published().of_group(group) == (A, C)
+    assert membership.names_at(B) == set(names)
+    membership.joined(B, str(B), "2", (), 2.0)
+    assert membership.group_of(names[0]) == (A, C)
 
 
 SERVERS = ["s1", "s2", "s3", "s4"]
@@ -348,7 +371,7 @@ class AgainstTheRule(RuleBasedStateMachine):
             for server, word in () if serving else self.rule.word.items():
                 if word == "draining" and name in self.names[server]:
                     serving.add(PLACE[server])
-            assert set(published.of_name(name)) == (serving or set(published.addresses))
+            assert set(sent(self.membership, name)) == (serving or set(published.addresses))
 
     @invariant()
     def nothing_but_a_removal_ever_empties_the_set(self) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Mapping
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dns.names import from_text, is_at_or_below
+from appliance.dns.overlay import LiveRecords
 from appliance.dns.zone import RRset
-from appliance.fleet.membership import Published
-from appliance.fleet.publish import AAAA, TXT, A, live_records, may_be_published
+from appliance.fleet.membership import Group, Published
+from appliance.fleet.publish import AAAA, TXT, A, Publication, may_be_published
 from appliance.tunnel.discovery import ServerAddress, read_txt
 from tests.effort import examples
 
@@ -18,6 +21,23 @@ TWO = ServerAddress("10.5.0.6", 8443)
 SIX = ServerAddress("2001:db8::5")
 EXAMPLE = from_text("example.org")
 SUB = from_text("sub.example.org")
+
+
+def live_records(
+    published: Published,
+    known: Iterable[str],
+    apexes: Collection[bytes],
+    discovery: str | None = None,
+    groups: Mapping[str, Group] = {},
+) -> dict[tuple[bytes, int], RRset]:
+    """All live rrsets, by name and type."""
+    publication = Publication(published, apexes, discovery)
+    of = [(name, groups.get(name, ())) for name in known]
+    live = LiveRecords(
+        {key: one for key, one in publication.changes(of) if one is not None},
+        publication.sets({group for _, group in of}),
+    )
+    return dict(live)
 
 
 def texts(rrset: RRset) -> list[str]:
@@ -30,8 +50,9 @@ def at(records: dict[tuple[bytes, int], RRset], name: str, rtype: int) -> tuple[
 
 
 def test_a_known_name_has_the_txt_of_every_server_and_the_addresses_of_its_own() -> None:
-    published = Published((ONE, TWO, SIX), {"www.example.org": (TWO,)}, ())
-    records = live_records(published, ["www.example.org", "api.example.org"], [EXAMPLE])
+    published = Published((ONE, TWO, SIX), (), (((ONE, True), (TWO, True), (SIX, True)),))
+    known = ["www.example.org", "api.example.org"]
+    records = live_records(published, known, [EXAMPLE], groups={"www.example.org": (TWO,)})
     assert texts(records[from_text("www.example.org"), TXT]) == [
         "r=superprotocol;ip=10.5.0.5",
         "r=superprotocol;ip=10.5.0.6;port=8443",
@@ -45,7 +66,7 @@ def test_a_known_name_has_the_txt_of_every_server_and_the_addresses_of_its_own()
 
 
 def test_the_apex_lists_the_servers_and_has_an_address_only_if_it_is_served() -> None:
-    published = Published((ONE,), {}, ())
+    published = Published((ONE,), ())
     records = live_records(published, [], [EXAMPLE, from_text("demo.test")])
     assert set(records) == {(EXAMPLE, TXT), (from_text("demo.test"), TXT)}
     assert at(live_records(published, ["example.org"], [EXAMPLE]), "example.org", A) == (ONE_PACKED,)
@@ -55,7 +76,7 @@ ONE_PACKED = bytes((10, 5, 0, 5))
 
 
 def test_another_discovery_name_takes_the_apexs_place() -> None:
-    published = Published((ONE,), {}, ())
+    published = Published((ONE,), ())
     assert set(live_records(published, [], [EXAMPLE], "tunnels.example.org")) == {
         (from_text("tunnels.example.org"), TXT)
     }
@@ -63,20 +84,20 @@ def test_another_discovery_name_takes_the_apexs_place() -> None:
 
 
 def test_names_outside_the_zones_and_zones_without_servers_get_nothing() -> None:
-    published = Published((ONE,), {"www.example.com": (ONE,)}, ())
+    published = Published((ONE,), (), (((ONE, True),),))
     assert live_records(
         published, ["www.example.com", "org", "badexample.org"], [SUB], "sub.example.org"
     ) == {(SUB, TXT): RRset(SUB, TXT, 15, (b"\x1br=superprotocol;ip=10.5.0.5",))}
-    assert live_records(Published((), {}, ()), ["www.example.org"], [EXAMPLE]) == {}
+    assert live_records(Published((), ()), ["www.example.org"], [EXAMPLE]) == {}
 
 
 def test_a_wildcard_is_a_name_like_any_other() -> None:
-    records = live_records(Published((ONE,), {}, ()), ["*.apps.example.org"], [EXAMPLE])
+    records = live_records(Published((ONE,), ()), ["*.apps.example.org"], [EXAMPLE])
     assert at(records, "*.apps.example.org", A) == (ONE_PACKED,)
 
 
 def test_two_servers_behind_one_address_are_one_a_record_and_two_txt() -> None:
-    published = Published((ONE, ServerAddress("10.5.0.5", 8443)), {}, ())
+    published = Published((ONE, ServerAddress("10.5.0.5", 8443)), ())
     records = live_records(published, ["www.example.org"], [EXAMPLE])
     assert at(records, "www.example.org", A) == (ONE_PACKED,)
     assert len(at(records, "www.example.org", TXT)) == 2
@@ -117,7 +138,7 @@ KNOWN = st.lists(
 def test_everything_is_in_a_zone_and_nothing_is_empty(
     addresses: tuple[ServerAddress, ...], known: list[str], apexes: list[bytes]
 ) -> None:
-    records = live_records(Published(addresses, {}, ()), known, apexes)
+    records = live_records(Published(addresses, ()), known, apexes)
     for (name, rtype), rrset in records.items():
         assert (rrset.name, rrset.rtype) == (name, rtype)
         assert rrset.rdatas

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from itertools import count
 
@@ -44,7 +45,7 @@ from appliance.fleet.messages import (
     SnapshotEnded,
     shown,
 )
-from appliance.fleet.watch import BURST_OCTETS, Observer, WatchedServer, WatchState
+from appliance.fleet.watch import BURST_NAMES, BURST_OCTETS, Observer, WatchedServer, WatchState
 from appliance.tunnel.certificates import SERVICE_NAME, Peer, Role, examine, issue_client
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
@@ -383,6 +384,45 @@ def test_many_names_come_in_bursts_and_are_all_known() -> None:
     assert [event.complete for event in said] == [False] * (len(said) - 1) + [True]
 
 
+def granting(served: dict[str, Certificate]) -> Pair:
+    """A pair whose observer takes the certificate for one of all these names."""
+    peer = granted(CLIENT.certificate)
+    return Pair(served, judge=lambda _: dataclasses.replace(peer, names=(*served, WWW)))
+
+
+def test_a_long_snapshot_is_made_little_by_little_and_gives_way() -> None:
+    served = {f"n{number}.example.org": SHOWN for number in range(3 * BURST_NAMES)}
+    pair = granting(served)
+    hello = pair.server.data_to_send()
+    assert hello.count(b"\n") <= BURST_NAMES + 3
+    first, last, middle = next(iter(served)), list(served)[-1], list(served)[-2]
+    assert first.encode() in hello
+    assert last.encode() not in hello
+    pair.at_observer += pair.observer.receive(hello, 0.0)
+    pair.server.not_serving(first)  # said already
+    pair.server.not_serving(last)  # not said yet: never
+    pair.server.serving(middle, SHOWN)
+    pair.server.serving(WWW, SHOWN)
+    pair.wait(3.0)
+    pair.server.receive(pair.observer.data_to_send(), 3.0)
+    octets = pair.server.data_to_send()
+    assert b'"pong"' in octets
+    pair.at_observer += pair.observer.receive(octets, 0.0)
+    assert not [event for event in pair.at_observer if isinstance(event, SnapshotTaken)]
+    pair.speak()
+    (taken,) = [event for event in pair.at_observer if isinstance(event, SnapshotTaken)]
+    assert set(taken.names) == {*served, WWW} - {first, last}
+
+
+def test_who_leaves_says_no_more_of_a_snapshot() -> None:
+    pair = granting({f"n{number}.example.org": SHOWN for number in range(3 * BURST_NAMES)})
+    pair.at_observer += pair.observer.receive(pair.server.data_to_send(), 0.0)
+    pair.server.leave()
+    pair.speak()
+    assert pair.at_observer[-2:] == [ServerLeft(), Ended(WatchEnd.LEFT, "the server left")]
+    assert not pair.server.data_to_send()
+
+
 NAME = st.sampled_from([WWW, WILD, "bank.example.org"])
 CERTIFICATE = st.sampled_from([SHOWN, shown(SECOND.certificate), shown(STRANGER.certificate)])
 
@@ -395,7 +435,6 @@ class Names(RuleBasedStateMachine):
         self.pair = Pair(dict(serving))
         self.model = dict(serving)
         self.seen: dict[str, float] = {}
-        self.follow(WHOLE)
 
     @rule(name=NAME, certificate=CERTIFICATE)
     def serve(self, name: str, certificate: Certificate) -> None:

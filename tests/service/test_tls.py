@@ -20,7 +20,7 @@ WALL = datetime.now(UTC)
 CA = make_authority("test", WALL)
 SERVER = issue_server(CA, server_id="s1", service_name=SERVICE_NAME, addresses=["127.0.0.1"], wall=WALL)
 CLIENT = issue_client(CA, client_id="home", names=["www.example.com"], service_name=SERVICE_NAME, wall=WALL)
-TLS = ServerTls(SERVER, CA.certificate, [b"tunnel/1", b"watch/1"])
+TLS = ServerTls(SERVER, [b"tunnel/1", b"watch/1"])
 
 
 def context_of(credential: Credential | None) -> SSL.Context:

@@ -45,7 +45,7 @@ def client_connection() -> SSL.Connection:
 @pytest.fixture
 def pair() -> Iterator[Pair]:
     near, far = tcp_pair()
-    tls = ServerTls(SERVER, CA.certificate, [b"tunnel-lane/1"])
+    tls = ServerTls(SERVER, [b"tunnel-lane/1"])
     made = Pair(TlsWire(near, client_connection()), TlsWire(far, tls.connection()))
     until(lambda: all([made.client.handshake(), made.server.handshake()]))
     yield made
@@ -94,7 +94,7 @@ def test_octets_read_before_the_handshake_are_given_to_it() -> None:
             first = far.recv(65536)
         except BlockingIOError:
             continue
-    server = TlsWire(far, ServerTls(SERVER, CA.certificate, []).connection(), first)
+    server = TlsWire(far, ServerTls(SERVER, []).connection(), first)
     until(lambda: all([server.handshake(), client.handshake()]))
     client.close()
     server.close()

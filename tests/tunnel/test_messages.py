@@ -5,6 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.messages import (
+    Challenge,
+    ChallengeOver,
+    ChallengeRefused,
     Draining,
     Goodbye,
     Hello,
@@ -24,6 +27,7 @@ from appliance.tunnel.messages import (
 from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
+VALUE = "aZ09-_" * 7 + "x"
 EVERY: list[tuple[Message, bytes]] = [
     (
         Hello(1, "0" * 32, "tunnel-appliance/0.1.0"),
@@ -43,6 +47,18 @@ EVERY: list[tuple[Message, bytes]] = [
         b'{"type":"refused","name":"a.example","reason":"not_granted","text":"no"}\n',
     ),
     (Unregister("a.example"), b'{"type":"unregister","name":"a.example"}\n'),
+    (
+        Challenge("*.a.example", VALUE, 600),
+        b'{"type":"challenge","name":"*.a.example","value":"%s","seconds":600}\n' % VALUE.encode(),
+    ),
+    (
+        ChallengeOver("a.example", VALUE),
+        b'{"type":"challenge_over","name":"a.example","value":"%s"}\n' % VALUE.encode(),
+    ),
+    (
+        ChallengeRefused("a.example", VALUE, "no"),
+        b'{"type":"challenge_refused","name":"a.example","value":"%s","text":"no"}\n' % VALUE.encode(),
+    ),
     (Lanes("plain", 2, 0), b'{"type":"lanes","kind":"plain","held":2,"waiting":0}\n'),
     (Draining(), b'{"type":"draining"}\n'),
     (Draining(2.5), b'{"type":"draining","reconnect_in":2.5}\n'),
@@ -77,6 +93,11 @@ def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
         b'{"type":"register","name":"' + b"a" * 256 + b'","tls":true,"http":"serve"}',
         b'{"type":"lanes","kind":"udp","held":0,"waiting":0}',
         b'{"type":"lanes","kind":"plain","held":-1,"waiting":0}',
+        b'{"type":"challenge","name":"a.example","value":"%s","seconds":601}' % VALUE.encode(),
+        b'{"type":"challenge","name":"a.example","value":"%s","seconds":0}' % VALUE.encode(),
+        b'{"type":"challenge","name":"a.example","value":"%s=","seconds":60}' % VALUE.encode(),
+        b'{"type":"challenge","name":"a.example","value":"%s","seconds":60}' % VALUE[1:].encode(),
+        b'{"type":"challenge","name":"a.example","value":"\\"%s","seconds":60}' % VALUE[1:].encode(),
         b'{"type":"draining","reconnect_in":3601}',
         b'{"type":"draining","reconnect_in":1e400}',
         b'{"type":"goodbye","reason":"No Reason","text":""}',

@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from appliance.fleet.known import KnownNames
-from appliance.fleet.membership import Membership, Published, Standing
+from appliance.fleet.membership import Group, Membership, Published, Standing
 from appliance.fleet.publish import Publication, may_be_published
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.zonefiles import Zonefiles
@@ -70,9 +70,9 @@ class Registry(Service):
         self._wall = wall
         self._membership = Membership()
         self._known = KnownNames()
-        self._published = Published((), {}, ())
+        self._published = Published((), ())
         self._dirty: set[str] | None = None  # the names to publish again; None: all
-        self._had: set[str] = set()  # the names that are published
+        self._groups: dict[str, Group] = {}  # of the names that are published
         self._listing: frozenset[bytes] = frozenset()
         self._kept: dict[str, SeenServer] = {}
         self._laid_at = float("-inf")
@@ -181,10 +181,12 @@ class Registry(Service):
     ) -> None:
         """A server was verified at these addresses, and serves these names (with their expiry)."""
         membership = self._membership
+        others: set[str] = set()  # that are in another group now
         for address in filter(self.admits, addresses):
+            others |= membership.names_at(address) ^ names.keys()
             self._stands(address, partial(membership.joined, address, server_id, boot, names.keys()))
         self._seen(names)
-        self._soon()
+        self._soon(others)
 
     def serving(self, addresses: Iterable[ServerAddress], boot: str, name: str, expires: float) -> None:
         """A name has a session there now."""
@@ -202,12 +204,12 @@ class Registry(Service):
     def dead(self, address: ServerAddress, boot: str) -> None:
         """That start of the server at this address is proved gone."""
         self._stands(address, partial(self._membership.dead, address, boot))
-        self._soon(urgent=True)
+        self._soon((), urgent=True)
 
     def silent(self, address: ServerAddress, boot: str) -> None:
         """Nothing is heard from that start of the server at this address."""
         self._stands(address, partial(self._membership.silent, address, boot))
-        self._soon(urgent=True)
+        self._soon((), urgent=True)
 
     def draining(self, addresses: Collection[ServerAddress], server_id: str, boot: str) -> Deferred[bool]:
         """That start of the server will leave, and serves until then.
@@ -218,23 +220,24 @@ class Registry(Service):
         for address in addresses:
             self._stands(address, partial(self._membership.draining, server_id, boot))
         self._drains.append((addresses, published))
-        self._soon(urgent=True)
+        self._soon((), urgent=True)
         return published
 
     def left(self, addresses: Iterable[ServerAddress], server_id: str, boot: str) -> None:
         """That start of the server said that it goes away."""
         for address in addresses:
             self._stands(address, partial(self._membership.left, server_id, boot))
-        self._soon(urgent=True)
+        self._soon((), urgent=True)
 
     def removed(self, address: ServerAddress) -> None:
         """The server there is revoked: it goes out even if it is the last one."""
         before = self._standing(address)
         if before is None:
             return
+        others = self._membership.names_at(address)
         self._membership.removed(address)
         self._log.warn("server {id} at {address} is revoked, and out", id=before[0], address=address)
-        self._soon(urgent=True)
+        self._soon(others, urgent=True)
 
     # Publication
 
@@ -265,7 +268,7 @@ class Registry(Service):
                 {
                     "name": name,
                     "expires": self._known.expires(name),
-                    "servers": list(map(str, published.names.get(name, ()))),
+                    "servers": list(map(str, published.serving(self._groups.get(name, ())))),
                 }
                 for name in sorted(self._known)
             ],
@@ -308,7 +311,7 @@ class Registry(Service):
         return None
 
     def _soon(self, names: Iterable[str] | None = None, *, urgent: bool = False) -> None:
-        """Publish `names` again, or everything."""
+        """Publish again, with these `names` in their new groups, or all of them."""
         if names is None:
             self._dirty = None
         elif self._dirty is not None:
@@ -342,17 +345,25 @@ class Registry(Service):
         self._published = published = self._membership.published()
         publication = Publication(published, self._zonefiles.apexes, self._discovery)
         dirty, self._dirty = self._dirty, set()
-        names = {*self._known, *self._had} if dirty is None else dirty
-        self._had.update(names)
-        self._had.difference_update([name for name in names if name not in self._known])
-        known = ((name, name in self._known) for name in names)
+        names = {*self._known, *self._groups} if dirty is None else dirty
         self._is_laying, self._has_more = True, False
-        changed = self._zonefiles.change(publication.changes(known, self._listing))
+        changed = self._zonefiles.change(
+            publication.changes(map(self._grouped, names), self._listing),
+            lambda: publication.sets({id(group): group for group in self._groups.values()}.values()),
+        )
         self._listing = publication.listing
         self._keep(published.addresses)
         drains, self._drains = self._drains, []
         self._warn_of_held()
         changed.addCallback(self._is_laid, drains, frozenset(published.addresses))
+
+    def _grouped(self, name: str) -> tuple[str, Group | None]:
+        """A name that is published now, in its group, or is no longer."""
+        if name not in self._known:
+            self._groups.pop(name, None)
+            return name, None
+        group = self._groups[name] = self._membership.group_of(name)
+        return name, group
 
     def _warnings(self) -> list[str]:
         """What is published against better knowledge."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from twisted.application import service
 from twisted.internet.defer import Deferred, DeferredLock
@@ -24,15 +24,24 @@ from twisted.python.failure import Failure
 
 from appliance.dns import names
 from appliance.dns.amendments import Merged, merge
-from appliance.dns.journal import Change, Journal, finding_difference
+from appliance.dns.journal import Journal, finding_difference
 from appliance.dns.layered import with_changes
 from appliance.dns.numbers import SOA
-from appliance.dns.overlay import LIVE_TYPES, Conflict, Laid, Live, conflicts_at_load, laying
+from appliance.dns.overlay import (
+    LIVE_TYPES,
+    Conflict,
+    Key,
+    Laid,
+    Live,
+    LiveRecords,
+    conflicts_at_load,
+    laying,
+)
 from appliance.dns.responder import Responder
 from appliance.dns.rrtypes import text_of
 from appliance.dns.serial import MODULUS, is_newer, next_serial
 from appliance.dns.steps import finish
-from appliance.dns.zone import RRset, Zone, soa_minimum, soa_with
+from appliance.dns.zone import RRset, Sets, Zone, soa_minimum, soa_with
 from appliance.dns.zonefile import ZoneFileError, read_zone
 from appliance.service.nameserver.largefiles import LargeFileRefused, LargeFiles, checked, is_large
 from appliance.service.nameserver.slices import Slices
@@ -55,9 +64,9 @@ CHANGES_A_STEP = 16
 """Each takes about 10 us, of which most of them are unchanged records that are compared."""
 
 T = TypeVar("T")
-_Key = tuple[bytes, int]
-LiveChange = tuple[_Key, RRset | None]
-"""The live rrset of a name and type; None: it is gone."""
+LiveChange = tuple[Key, RRset | bytes | None]
+"""The live rrset of a name and type, or the id of the set that it is; None: it is gone."""
+_Coming = tuple[Iterator[LiveChange], Callable[[], Sets] | None, Deferred[None]]
 
 
 class ZonesRefused(Exception):
@@ -75,16 +84,16 @@ class Served:
 
     file: Zone
     laid: Laid
-    change: Change | None
-    """From the version before; None where there is none, or it is too large to be kept."""
+    before: Zone | None
+    """The version before; None where there is none, or what has changed is too much to be kept."""
 
     @property
     def static(self) -> Zone:
         return self.laid.static
 
     @property
-    def live(self) -> Live:
-        return self.laid.live
+    def live(self) -> LiveRecords:
+        return cast(LiveRecords, self.laid.live)
 
     @property
     def zone(self) -> Zone:
@@ -135,9 +144,11 @@ class Zonefiles(service.Service):
         self._wall = wall
         self._files: dict[Path, Zone] = {}
         self._taken: dict[bytes, Zone] = {}
-        self._live: dict[_Key, RRset] = {}
+        self._live: dict[Key, RRset | bytes] = {}
+        self._sets: Sets = {}
         self._dirty: set[bytes] = set()  # names at which something else is live than is laid
-        self._coming: deque[tuple[Iterator[LiveChange], Deferred[None]]] = deque()
+        self._coming: deque[_Coming] = deque()
+        self._untold: list[Served] = []  # versions in service, of which nobody was told
         self._under_way: list[Deferred[None]] = []
         self._slices = Slices(reactor)
         self._reactor = reactor
@@ -202,7 +213,7 @@ class Zonefiles(service.Service):
         self._slices.finish()
         before, self._taken = self._taken, taken
         try:
-            finish(self._serving(may_wait=True))
+            finish(self._serving_and_telling(may_wait=True))
         except StoreFailed:
             self._taken = before
             raise
@@ -214,7 +225,7 @@ class Zonefiles(service.Service):
         if errors:
             raise ZonesRefused(_flat(errors))
         self._files = zones
-        finish(self._serving(may_wait=True))
+        finish(self._serving_and_telling(may_wait=True))
 
     def reload(self) -> list[str]:
         """Read all files again; the errors (`file:line: what`). A bad file's zone stays as it was.
@@ -258,7 +269,7 @@ class Zonefiles(service.Service):
             self._log.warn("{path} was not loaded: {apex} stays as it was", path=path, apex=apex)
         before, self._files = self._files, {**zones, **kept}
         try:
-            yield from self._serving(may_wait=True)
+            yield from self._serving_and_telling(may_wait=True)
         except StoreFailed:
             self._files = before
             raise
@@ -268,14 +279,17 @@ class Zonefiles(service.Service):
         """From now on `live` are the live records, all of them; as `change`."""
         self.change(chain(((key, None) for key in tuple(self._live) if key not in live), live.items()))
 
-    def change(self, changes: Iterable[LiveChange]) -> Deferred[None]:
+    def change(
+        self, changes: Iterable[LiveChange], sets: Callable[[], Sets] | None = None
+    ) -> Deferred[None]:
         """From now on these live records are others, or none. Fires when that is in service.
 
-        Only zones whose content that changes get a new version, each of them one, when all `changes` are
-        read. That is done in slices, and begins at once; never waits for the disk.
+        `sets`, asked when all `changes` are read, are all that any live record is from then on. Only zones
+        whose content that changes get a new version, each of them one. That is done in slices, and begins at
+        once; never waits for the disk.
         """
         in_service: Deferred[None] = Deferred()
-        self._coming.append((iter(changes), in_service))
+        self._coming.append((iter(changes), sets, in_service))
         if not self._slices.busy:
             self._slices.run(self._changing()).addErrback(self._change_failed)
         return in_service
@@ -287,11 +301,14 @@ class Zonefiles(service.Service):
     def _changing(self) -> Generator[None, None, None]:
         while self._coming:
             for _ in range(len(self._coming)):  # what comes meanwhile waits for the next version
-                changes, in_service = self._coming.popleft()
+                changes, sets, in_service = self._coming.popleft()
                 self._under_way.append(in_service)
                 yield from self._take(changes)
+                if sets is not None:
+                    self._sets = sets()
             yield from self._serving(may_wait=False)
             self._are_in_service()
+            yield from self._telling()
 
     def _take(self, changes: Iterator[LiveChange]) -> Generator[None, None, None]:
         for number, (key, rrset) in enumerate(changes):
@@ -331,7 +348,7 @@ class Zonefiles(service.Service):
             self._merged[apex] = file, Merged(static, ())
         else:
             self._merged.pop(apex, None)
-        finish(self._serving(may_wait=False))
+        finish(self._serving_and_telling(may_wait=False))
 
     def startService(self) -> None:
         super().startService()  # type: ignore[no-untyped-call]
@@ -349,12 +366,33 @@ class Zonefiles(service.Service):
         zones, errors = _read_all(self._directory, self._large.zone)
         live_of = _by_zone(self._live, {zone.apex for zone in zones.values()})
         for path, zone in list(zones.items()):
-            beside = {key: rrset for key, rrset in live_of[zone.apex].items() if key[1] in zone.node(key[0])}
+            entries = {key: one for key, one in live_of[zone.apex].items() if key[1] in zone.node(key[0])}
+            beside = LiveRecords(entries, self._sets)
             wrong = [f"{path}: {one}" for one in conflicts_at_load(zone, beside) if one.is_error]
             if wrong:
                 errors[path] = wrong
                 del zones[path]
         return zones, errors
+
+    def _serving_and_telling(self, *, may_wait: bool) -> Generator[None, None, None]:
+        yield from self._serving(may_wait=may_wait)
+        yield from self._telling()
+
+    def _telling(self) -> Generator[None, None, None]:
+        """Into the journal with what has changed, and tell of it. The answers are those of the new version
+        already: who asks for its changes before they are found gets the whole zone (RFC 1995 2).
+        """
+        while self._untold:
+            served = self._untold.pop(0)
+            zone = served.zone
+            if served.before is None:
+                self.journal(zone.apex).clear()
+            else:
+                where = served.laid.changed_names()
+                change = yield from finding_difference(served.before, zone, where)
+                self.journal(zone.apex).add(change)
+            for told in self._told:
+                told(zone)
 
     def _serving(self, *, may_wait: bool) -> Generator[None, None, None]:
         """Make what is in service equal to the files and the live records."""
@@ -365,7 +403,8 @@ class Zonefiles(service.Service):
             static = self._with_amendments(file)
             live, dirty = live_of[apex]
             before = self._served.get(apex)
-            if before is not None and before.static is static and not dirty:
+            is_live_same = not dirty and before is not None and live.sets is before.live.sets
+            if before is not None and before.static is static and is_live_same:
                 next_ones[apex] = before
             else:
                 next_ones[apex] = yield from self._laid(file, static, live, dirty, may_wait=may_wait)
@@ -379,27 +418,30 @@ class Zonefiles(service.Service):
 
     def _live_of(
         self, apexes: Collection[bytes]
-    ) -> Generator[None, None, dict[bytes, tuple[Live, set[bytes]]]]:
+    ) -> Generator[None, None, dict[bytes, tuple[LiveRecords, set[bytes]]]]:
         """The live records of each zone, and the names at which they are others than it has in service."""
+        found: dict[bytes, tuple[LiveRecords, set[bytes]]] = {}
         if set(apexes) != self._served.keys():
-            found: dict[bytes, tuple[Live, set[bytes]]] = {}
             for apex, live in _by_zone(self._live, apexes).items():
-                before = self._served[apex].live if apex in self._served else {}
+                before = self._served[apex].live.entries if apex in self._served else {}
                 keys = (key for key in {**before, **live} if before.get(key) != live.get(key))
-                found[apex] = live, {name for name, _ in keys}
+                found[apex] = LiveRecords(live, self._sets), {name for name, _ in keys}
             return found
         dirty: dict[bytes, set[bytes]] = {apex: set() for apex in apexes}
-        changes: dict[bytes, dict[_Key, RRset | None]] = {apex: {} for apex in apexes}
+        changes: dict[bytes, dict[Key, RRset | bytes | None]] = {apex: {} for apex in apexes}
         for name in self._dirty:
             closest = _closest(name, apexes)
             if closest is not None:
                 dirty[closest].add(name)
-                before = self._served[closest].live
+                before = self._served[closest].live.entries
                 for key in ((name, rtype) for rtype in LIVE_TYPES):
-                    if (rrset := self._live.get(key)) is not before.get(key):
-                        changes[closest][key] = rrset
+                    if (one := self._live.get(key)) is not before.get(key):
+                        changes[closest][key] = one
             yield
-        return {apex: (with_changes(self._served[apex].live, changes[apex]), dirty[apex]) for apex in apexes}
+        for apex in apexes:
+            entries = with_changes(self._served[apex].live.entries, changes[apex])
+            found[apex] = LiveRecords(entries, self._sets), dirty[apex]
+        return found
 
     def _with_amendments(self, file: Zone) -> Zone:
         """The zone of `file` with what UPDATE changed; of a taken one, its primary has done that."""
@@ -411,7 +453,7 @@ class Zonefiles(service.Service):
         return before[1].zone
 
     def _laid(
-        self, file: Zone, static: Zone, live: Live, dirty: set[bytes], *, may_wait: bool
+        self, file: Zone, static: Zone, live: LiveRecords, dirty: set[bytes], *, may_wait: bool
     ) -> Generator[None, None, Served]:
         """The next version of a zone; the very one in service when only its number would differ."""
         before = self._served.get(static.apex)
@@ -428,12 +470,10 @@ class Zonefiles(service.Service):
         is_raised = is_newer(static.serial, before.zone.serial)  # by hand, in the file
         if is_same and not is_raised:
             return Served(file, replace(laid, zone=before.zone), None)
-        change = yield from finding_difference(before.zone, laid.zone, laid.names)
-        return Served(file, laid, change)
+        return Served(file, laid, before.zone)
 
     def _publish(self, next_ones: dict[bytes, Served]) -> None:
         known_conflicts = set(self.conflicts)
-        fresh: list[Zone] = []
         for apex in self._served.keys() - next_ones.keys():
             self.responder.remove(apex)
             self._journals.pop(apex, None)
@@ -442,12 +482,8 @@ class Zonefiles(service.Service):
             before = self._served.get(apex)
             if before is None or served.zone is not before.zone:
                 self._last[apex] = served.zone.serial
-                if served.change is not None:
-                    self.journal(apex).add(served.change)
-                else:
-                    self.journal(apex).clear()
+                self._untold.append(served)
                 self.responder.replace(served.zone, None if before is None else served.laid.touched)
-                fresh.append(served.zone)
             if apex not in self._taken:
                 if before is None or served.file is not before.file:
                     self._tell_loaded(served.file)
@@ -462,9 +498,6 @@ class Zonefiles(service.Service):
         for conflict in self.conflicts:
             if conflict not in known_conflicts:
                 self._log.warn("{conflict}", conflict=conflict)
-        for zone in fresh:
-            for told in self._told:
-                told(zone)
         for served in static:
             for told_static in self._told_static:
                 told_static(served.static, served.zone.serial)
@@ -595,13 +628,15 @@ def _flat(errors: Mapping[Path, list[str]]) -> list[str]:
     return [error for path in sorted(errors) for error in errors[path]]
 
 
-def _by_zone(live: Live, apexes: Collection[bytes]) -> dict[bytes, dict[tuple[bytes, int], RRset]]:
+def _by_zone(
+    live: Mapping[Key, RRset | bytes], apexes: Collection[bytes]
+) -> dict[bytes, dict[Key, RRset | bytes]]:
     """The live records of each zone: a name belongs to the zone with the longest apex at or above it."""
-    found: dict[bytes, dict[_Key, RRset]] = {apex: {} for apex in apexes}
-    for key, rrset in live.items():
+    found: dict[bytes, dict[Key, RRset | bytes]] = {apex: {} for apex in apexes}
+    for key, one in live.items():
         apex = _closest(key[0], apexes)
         if apex is not None:
-            found[apex][key] = rrset
+            found[apex][key] = one
     return found
 
 

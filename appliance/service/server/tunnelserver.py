@@ -156,8 +156,8 @@ class TunnelServer(Service):
         if self._metrics is not None:
             self._metrics.startService()
         self._gate.measure()
-        credential, ca = self._identity()
-        tls = ServerTls(credential, ca, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
+        credential, _ = self._identity()
+        tls = ServerTls(credential, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
         self._adoption = Adoption(
             self._reactor,
             self._readiness,

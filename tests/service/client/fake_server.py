@@ -180,7 +180,7 @@ class FakeServer:
         self._open: set[Any] = set()
         self._closed: list[Deferred[None]] = []
         self.credential = credential or issued(server_id)
-        self._tls = ServerTls(self.credential, CA.certificate, [LINK_ALPN, LANE_ALPN])
+        self._tls = ServerTls(self.credential, [LINK_ALPN, LANE_ALPN])
         self._port: Any = None
         self._number = 0
 

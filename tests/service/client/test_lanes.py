@@ -306,7 +306,7 @@ def test_lanes_that_the_server_does_not_hold_are_doubted_and_replaced(server: Se
 def test_a_tls_lane_is_opened_on_demand_and_carries_the_same(server: Server) -> None:
     server.lanes.start()
     plain = server.ready(2)
-    server.tls = ServerTls(SERVER, CA.certificate, [LANE_ALPN])
+    server.tls = ServerTls(SERVER, [LANE_ALPN])
     server.lanes.asked("tls", 0, 1)
     (lane,) = [lane for lane in server.ready(3) if lane not in plain]
     assert isinstance(lane.wire, TlsWire)
@@ -325,7 +325,7 @@ def test_a_tls_lane_to_somebody_else_is_not_opened(server: Server) -> None:
     server.ready(2)
     theirs = make_authority("theirs", NOW)
     stranger = issue_server(theirs, server_id="s1", service_name=SERVICE_NAME, addresses=[], wall=NOW)
-    server.tls = ServerTls(stranger, CA.certificate, [LANE_ALPN])
+    server.tls = ServerTls(stranger, [LANE_ALPN])
     server.lanes.asked("tls", 0, 1)
     server.until(lambda: server.said)
     assert "another CA" in server.said[0]

@@ -67,7 +67,7 @@ def connect(
 
 
 def server_tls(credential: Credential, alpn: list[bytes] | None = None) -> ServerTls:
-    return ServerTls(credential, CA.certificate, [LINK_ALPN, LANE_ALPN] if alpn is None else alpn)
+    return ServerTls(credential, [LINK_ALPN, LANE_ALPN] if alpn is None else alpn)
 
 
 def test_a_server_of_ours_is_believed_and_gets_the_clients_certificate() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from appliance.dns.names import from_text
-from appliance.dns.zone import RRset
+from appliance.dns.overlay import LiveRecords
+from appliance.dns.zone import RRset, Sets
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.zonefiles import LiveChange, Zonefiles
 from appliance.service.store import Store
@@ -33,9 +34,12 @@ class Laying(Zonefiles):
 
     laid: list[tuple[float, Mapping[tuple[bytes, int], RRset]]]
 
-    def change(self, changes: Iterable[LiveChange]) -> Deferred[None]:
-        in_service = super().change(changes)
-        self.laid.append((self._renewal.clock.seconds(), dict(self._live)))
+    def change(
+        self, changes: Iterable[LiveChange], sets: Callable[[], Sets] | None = None
+    ) -> Deferred[None]:
+        in_service = super().change(changes, sets)
+        live = LiveRecords(dict(self._live), self._sets)
+        self.laid.append((self._renewal.clock.seconds(), live))
         return in_service
 
 

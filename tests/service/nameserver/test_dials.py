@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
+from appliance.dns.zone import Sets
 from appliance.service.nameserver.dials import Dial, Meeting
 from appliance.service.nameserver.registry import Registry
 from appliance.service.nameserver.watcher import Watcher
@@ -116,8 +117,10 @@ async def test_a_killed_server_is_out_of_the_zone_within_a_second(tmp_path: Path
     laid: list[int] = []
     change = zonefiles.change
 
-    def counted(changes: Iterable[LiveChange]) -> Deferred[None]:
-        in_service = change(changes)
+    def counted(
+        changes: Iterable[LiveChange], sets: Callable[[], Sets] | None = None
+    ) -> Deferred[None]:
+        in_service = change(changes, sets)
         laid.append(len(zonefiles._live))
         return in_service
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
 
 from appliance.dns.names import from_text
+from appliance.dns.zone import Sets
 from appliance.service.nameserver.zonefiles import LiveChange
 from appliance.service.store import SeenServer, StoreFailed
 from appliance.tunnel.discovery import ServerAddress
@@ -313,8 +314,8 @@ def test_while_a_version_is_made_changes_wait_for_the_next_one(
     change = bench.zonefiles.change
     versions: list[Deferred[None]] = []
 
-    def slowly(changes: Iterable[LiveChange]) -> Deferred[None]:
-        change(changes)
+    def slowly(changes: Iterable[LiveChange], sets: Callable[[], Sets]) -> Deferred[None]:
+        change(changes, sets)
         versions.append(Deferred())
         return versions[-1]
 

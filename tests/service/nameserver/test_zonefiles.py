@@ -16,7 +16,7 @@ from appliance.dns import names
 from appliance.dns.numbers import TXT, A
 from appliance.dns.overlay import Reason
 from appliance.dns.serial import is_newer
-from appliance.dns.zone import RRset, Zone
+from appliance.dns.zone import RRset, Shared, Zone
 from appliance.dns.zonefile import read_zone
 from appliance.service.nameserver.zonefiles import (
     RENEW_SECONDS,
@@ -496,6 +496,54 @@ def test_every_version_is_told_and_its_change_is_in_the_journal(site: _Site) -> 
     path.rename(site.write("other.zone", _text("other.test")).with_name("demo.old"))
     site.zonefiles.reload()
     assert len(site.zonefiles.journal(DEMO)) == 0
+
+
+class Ticking(Clock):
+    """A millisecond passes whenever somebody looks at it, so that long work is seen to be long."""
+
+    def seconds(self) -> float:
+        self.rightNow += 0.001
+        return self.rightNow
+
+
+def test_a_version_is_in_service_before_its_change_is_in_the_journal(site: _Site) -> None:
+    """Who asks for the changes in between gets the whole zone; the version is told of when they are there."""
+    site.clock = Ticking()
+    site.restart()
+    site.write("demo.zone", _text("demo.test"))
+    site.zonefiles.load()
+    journal = site.zonefiles.journal(DEMO)
+    wanted = [names.from_text(f"n{number}.demo.test") for number in range(100)]
+    told: list[int] = []
+    site.zonefiles.on_published(lambda zone: told.append(zone.serial))
+    in_service: list[int] = []
+
+    def lay(*last: int) -> None:
+        rdatas = tuple(bytes((192, 0, 2, one)) for one in last)
+        before = site.zone().serial
+
+        def served(_: None) -> None:
+            serial = site.zone().serial
+            assert site.rdatas("n7.demo.test") == list(rdatas)
+            assert serial not in told
+            assert journal.since(before) in (None, ())
+            assert journal.since(serial) is None
+            in_service.append(serial)
+
+        changes = (((name, A), b"servers") for name in wanted)
+        site.zonefiles.change(changes, lambda: {b"servers": Shared(15, rdatas)}).addCallback(served)
+        site.clock.advance(0)
+
+    lay(1, 2, 3)
+    (first,) = in_service
+    lay(1, 3)
+    (change,) = journal.since(first) or ()
+    assert {rrset.name for rrset in change.removed} == set(wanted)
+    assert {rrset.rdatas for rrset in change.removed} == {(bytes((192, 0, 2, 2)),)}
+    assert not change.added
+    lay(4)
+    assert told == in_service
+    assert [change.old_serial for change in journal.since(first) or ()] == told[:2]
 
 
 def test_zones_taken_from_their_primary(site: _Site) -> None:

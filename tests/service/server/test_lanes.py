@@ -159,7 +159,7 @@ def tls_lane(ground: Ground, connection: SSL.Connection) -> TlsWire:
         except BlockingIOError:
             pass
     ground.readiness.register(far, lambda events: None)
-    ground.lanes.tls_arrived(far, hello, ServerTls(SERVER, CA.certificate, [b"tunnel-lane/1"]).connection())
+    ground.lanes.tls_arrived(far, hello, ServerTls(SERVER, [b"tunnel-lane/1"]).connection())
     ground.reactor.until(client.handshake)
     client.send(write_preface(ground.keys, SESSION_ID, 3))
     return client
@@ -191,7 +191,7 @@ def test_a_tls_lane_shows_its_links_certificate(ground: Ground, shown: str) -> N
 def test_a_tls_lane_that_says_nothing_is_cut(ground: Ground) -> None:
     near, far = tcp_pair()
     ground.readiness.register(far, lambda events: None)
-    ground.lanes.tls_arrived(far, b"", ServerTls(SERVER, CA.certificate, []).connection())
+    ground.lanes.tls_arrived(far, b"", ServerTls(SERVER, []).connection())
     ground.reactor.advance(5.1)
     ground.reactor.until(lambda: ground.ended(near))
     near.close()
