@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -69,6 +70,13 @@ class AcmeSettings:
     def url(self) -> str:
         """Of the directory."""
         return DIRECTORIES.get(self.directory, self.directory)
+
+    @property
+    def called(self) -> str:
+        """What the log calls the CA."""
+        if self.directory in DIRECTORIES:
+            return "Let's Encrypt" if self.directory == PRODUCTION else "Let's Encrypt's staging"
+        return urlsplit(self.url).hostname or self.url
 
 
 def with_whole_paths(file: SettingsFile, settings: AcmeSettings) -> AcmeSettings:

@@ -24,7 +24,7 @@ def test_with_it_a_plain_origin_gets_a_certificate_and_port_80_redirects(tmp_pat
     www = settings.for_name("www.example.com")
     assert (www.certified, www.terminated, www.http) == (True, True, "redirect")
     assert settings.acme is not None
-    assert settings.acme.url == DIRECTORIES["production"]
+    assert (settings.acme.url, settings.acme.called) == (DIRECTORIES["production"], "Let's Encrypt")
 
 
 def test_without_it_there_is_none(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_all_that_can_be_said(tmp_path: Path) -> None:
     )
     acme = read(tmp_path, f'http_origin = "127.0.0.1:80"\n{AGREED}{text}').acme
     assert acme is not None
-    assert acme.url == "https://ca.test/dir"
+    assert (acme.url, acme.called) == ("https://ca.test/dir", "ca.test")
     assert acme.contact == ("me@example.org",)
     assert (acme.root, acme.external_account_key) == (tmp_path / "root.pem", tmp_path / "hmac")
 
@@ -68,6 +68,7 @@ def test_staging_is_one_word(tmp_path: Path) -> None:
     acme = read(tmp_path, f'http_origin = "127.0.0.1:80"\n{AGREED}directory = "staging"\n').acme
     assert acme is not None
     assert "staging" in acme.url
+    assert "staging" in acme.called
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,12 @@ from typing import Protocol as Shape
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
+from appliance.dns.caa import Caa, caa_permits
 from appliance.service.client.acmestate import AcmeState
 from appliance.service.client.challenges import ChallengeNotPublished
 from appliance.service.client.issuer import IssuerFailed, IssuerLimits, IssuerRefused, IssuerSilent, Seen
 from appliance.service.client.keypairs import Keypairs
+from appliance.service.client.resolver import LookupFailed
 from appliance.tunnel.certificaterequest import certificate_id, lifetime_of, new_key
 from appliance.tunnel.issuance import (
     RATE_LIMITED_SECONDS,
@@ -35,6 +37,7 @@ from appliance.tunnel.issuance import (
     Woken,
 )
 from appliance.tunnel.keypair import Keypair, KeypairRefused, read_keypair
+from appliance.tunnel.names import is_wildcard
 
 #: Between two looks at an order that the CA works on, unless it says when: the library acme's own.
 POLL_SECONDS = 1.0
@@ -52,6 +55,9 @@ class Publishing(Shape):
 
     def withdraw(self, name: str, value: str) -> None:
         """Have it published no longer."""
+
+    def caa(self, name: str) -> Deferred[tuple[Caa, ...]]:
+        """The CAA records that count for a name; fails with LookupFailed."""
 
 
 class Asked(Shape):
@@ -166,9 +172,31 @@ class Certifying:
         assert self._seen is not None
         if not self._seen.value:
             raise IssuerRefused("the CA offers no dns-01 challenge")
+        await self._check_caa()
         await self._shared.challenges.publish(self._name, self._seen.value)
         self._published = self._seen.value
         return Proved()
+
+    async def _check_caa(self) -> None:
+        """Better a no here than the CA's, which is counted. A CA that does not say what CAA records call it
+        has to look itself.
+        """
+        ca = self._shared.ca
+        if not ca.caa_identities:
+            return
+        try:
+            records = await self._shared.challenges.caa(self._name)
+        except LookupFailed as failed:
+            raise IssuerSilent(f"CAA records cannot be looked up: {failed}") from None
+        verdict = caa_permits(
+            records,
+            ca.caa_identities,
+            wildcard=is_wildcard(self._name),
+            account_uri=ca.account,
+            method="dns-01",
+        )
+        if not verdict:
+            raise IssuerSilent(verdict.why)
 
     async def _validate(self) -> Event:
         seen = self._seen

@@ -12,9 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.task import Clock
 
+from appliance.dns.caa import Caa
 from appliance.service.client.acmestate import AcmeState
 from appliance.service.client.certifying import Issuing
 from appliance.service.client.issuer import Seen
@@ -119,6 +120,7 @@ class Published:
     def __init__(self) -> None:
         self.live: list[tuple[str, str]] = []
         self.answers: list[Deferred[None]] = []
+        self.records: tuple[Caa, ...] | Exception = ()
 
     def publish(self, name: str, value: str) -> Deferred[None]:
         self.live.append((name, value))
@@ -126,6 +128,10 @@ class Published:
 
     def withdraw(self, name: str, value: str) -> None:
         self.live.remove((name, value))
+
+
+    def caa(self, name: str) -> Deferred[tuple[Caa, ...]]:
+        return fail(self.records) if isinstance(self.records, Exception) else succeed(self.records)
 
 
 class AtOnce:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
 
+from appliance.dns.caa import Caa
 from appliance.service.client.acmestate import AcmeState
 from appliance.service.client.certifying import DECISION_SECONDS, POLL_SECONDS, Certifying, Issuing
 from appliance.service.client.challenges import ChallengeNotPublished
 from appliance.service.client.issuer import IssuerLimits, IssuerRefused, IssuerSilent, Seen
+from appliance.service.client.resolver import LookupFailed
 from appliance.tunnel.certificaterequest import certificate_id
 from appliance.tunnel.issuance import (
     RATE_LIMITED_SECONDS,
@@ -201,6 +203,36 @@ def test_a_ca_without_dns_01(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(attempt.ca, "place", lambda name, replaces: Seen(ORDER, "pending"))
     attempt.run()
     assert attempt.words == "the CA offers no dns-01 challenge"
+
+
+@pytest.mark.parametrize(
+    ("records", "words"),
+    [
+        ((Caa(0, "issue", "other.test"),), "CAA: issue 'other.test' is not for ca.test"),
+        ((Caa(0, "issue", "ca.test; validationmethods=http-01"),), "is not for dns-01"),
+        ((Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/2"),), "is not for the account"),
+        (LookupFailed("no resolver answers"), "CAA records cannot be looked up: no resolver answers"),
+    ],
+)
+def test_caa_records_that_do_not_permit_it(
+    attempt: Attempt, records: tuple[Caa, ...] | Exception, words: str
+) -> None:
+    """The challenge is not begun, the order stands; and once the records are right, it goes on."""
+    attempt.published.records = records
+    attempt.run()
+    assert words in attempt.words
+    assert attempt.ca.asked == ["place"]
+    attempt.published.records = (Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/1"),)
+    attempt.run()
+    assert attempt.ca.asked.count("place") == 1
+    assert attempt.shared.keypairs.current[WWW]
+
+
+def test_a_ca_without_a_name_in_caa_records_looks_itself(attempt: Attempt) -> None:
+    attempt.published.records = LookupFailed("not asked")
+    attempt.ca.caa_identities = ()
+    attempt.run()
+    assert attempt.shared.keypairs.current[WWW]
 
 
 def test_cancelled_it_withdraws(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
