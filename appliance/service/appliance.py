@@ -36,6 +36,7 @@ from appliance.service.authority import Authority, AuthorityRefused, Identity, N
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.departure import Departure
+from appliance.service.nameserver.challenges import Challenges
 from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.following import Following, Primary
@@ -115,6 +116,8 @@ class Nameserving:
             revocations=authority,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
+        self.challenges = Challenges(reactor, self.zonefiles)
+        self.watcher.on_challenges(self.challenges.said, self.challenges.withdrawn)
         self.introductions = Introductions(
             reactor, store, self.registry, self.watcher, revoked=lambda: authority.revoked
         )
@@ -410,6 +413,7 @@ class Appliance(Service):
         nameserver = self.nameserver
         first: list[Service] = []
         if nameserver is not None:
+            nameserver.challenges.stop()
             first = [nameserver.introductions, nameserver.watcher, nameserver.registry]
         order = [part for part in (self.announcer, *first, self.watches) if part in started]
         order += [part for part in reversed(started) if part not in order]
@@ -605,6 +609,7 @@ def _server(
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
+        challenges=watches.challenges,
         limits=Limits(
             source_open=settings.source_open,
             source_new=settings.source_new,

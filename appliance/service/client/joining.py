@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
 from appliance.service.client.certificates import Certificates
+from appliance.service.client.challenges import Challenges
 from appliance.service.client.instance import Instance
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
@@ -81,6 +82,12 @@ class TunnelClient(service.Service):
             self._found,
             nameserver=None if nameserver is None else (nameserver.host, nameserver.port),
             jitter=jitter,
+        )
+        self.challenges = Challenges(
+            reactor,
+            links=lambda: self._links.values(),
+            joined=lambda: [server for server, link in self._claims.items() if link in self._joined],
+            resolvers=self._resolver.nameservers,
         )
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}
@@ -167,6 +174,7 @@ class TunnelClient(service.Service):
         if self._drain_until is None:
             self._resolver.stopService()
         self.certificates.stop()
+        self.challenges.stop()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -247,7 +255,12 @@ class TunnelClient(service.Service):
         """``welcome`` has come."""
         self._joined.add(link)
         self._joiner.linked(link.address, server_id)
+        self.challenges.welcomed(link)
         self._review()
+
+    def denied(self, server_id: str, name: str, value: str, text: str) -> None:
+        """A server does not pass a challenge on."""
+        self.challenges.denied(server_id, name, value, text)
 
     def parted(self, link: Link) -> None:
         """A link is gone: ask at once where servers are now."""
