@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import socket
-import ssl
+import subprocess
 import threading
-import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 
 import dns.message
@@ -20,8 +20,12 @@ from tests.end_to_end.programs import Process, free_port, need
 class Pebble:
     """An ACME server that asks the resolver at `dns` (ADDRESS:PORT). `ca` is the root of its own https."""
 
-    def __init__(self, directory: Path, dns: str) -> None:
+    def __init__(self, directory: Path, dns: str, *, inside: Sequence[str] = ()) -> None:
+        """`inside`: the words that start a command in a network of its own."""
         directory.mkdir()
+        self.settings: dict[str, object] = {}
+        """More of pebble's own."""
+        self._inside = inside
         self.directory = directory
         self.dns = dns
         self.ca = directory / "ca.pem"
@@ -37,7 +41,7 @@ class Pebble:
 
     def start(self, **env: str) -> Process:
         """Start it; by default without sleeps and bad nonces, and with a proof for every order."""
-        settings = {
+        settings = self.settings | {
             "listenAddress": f"127.0.0.1:{self._port}",
             "managementListenAddress": f"127.0.0.1:{self._management}",
             "certificate": str(self.directory / "cert.pem"),
@@ -49,7 +53,10 @@ class Pebble:
         usual = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", "PEBBLE_AUTHZREUSE": "0"}
         self._starts += 1
         self.process = Process(
-            [*(need("pebble"), "-config", self.directory / "pebble.json", "-dnsserver", self.dns)],
+            [
+                *(*self._inside, need("pebble")),
+                *("-config", self.directory / "pebble.json", "-dnsserver", self.dns),
+            ],
             self.directory / f"log.{self._starts}",
             env={**usual, **env},
         )
@@ -62,10 +69,9 @@ class Pebble:
 
     def root(self) -> bytes:
         """The root of what it issues: another one at every start."""
-        context = ssl.create_default_context(cafile=str(self.ca))
-        url = f"https://localhost:{self._management}/roots/0"
-        with urllib.request.urlopen(url, timeout=10, context=context) as answer:
-            return bytes(answer.read())
+        url = f"https://127.0.0.1:{self._management}/roots/0"
+        asked = [*self._inside, need("curl"), "-sS", "--max-time", "10", "--cacert", str(self.ca), url]
+        return subprocess.run(asked, check=True, capture_output=True).stdout
 
     def said(self, pattern: str) -> list[str]:
         """What in the log of this start matches."""

@@ -16,9 +16,14 @@ from twisted.application import service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from appliance.service.client.acmestate import AcmeState
+from appliance.service.client.aside import Aside
 from appliance.service.client.certificates import Certificates
+from appliance.service.client.certifying import Issuing
 from appliance.service.client.challenges import Challenges
 from appliance.service.client.instance import Instance
+from appliance.service.client.issuer import Issuer
+from appliance.service.client.issuing import Issuances
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
@@ -74,7 +79,10 @@ class TunnelClient(service.Service):
             invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
         )
         self.origins = Origins(settings, invitation.names, reactor)
-        self.certificates = Certificates(reactor, settings.state, self.origins.terminated(), wall)
+        self._certified = self.origins.certified()
+        self.certificates = Certificates(
+            reactor, settings.state, self.origins.terminated(), wall, issued=bool(self._certified)
+        )
         nameserver = settings.resolver
         self._resolver = Resolver(
             reactor,
@@ -99,6 +107,7 @@ class TunnelClient(service.Service):
         self._client: Client | None = None
         self._readiness: Readiness | None = None
         self._relay: Relay | None = None
+        self._issuances: Issuances | None = None
         self._drained: list[Deferred[None]] = []
         self._drain_until: float | None = None
         self._drain_look: Any = None
@@ -114,6 +123,7 @@ class TunnelClient(service.Service):
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
         self._revoked.open()
         self.certificates.start()
+        self._certify(self._instance.id)
         self._client = Client(
             self._reactor,
             visits,
@@ -127,6 +137,25 @@ class TunnelClient(service.Service):
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
         self._review()
         self._resolver.startService()
+
+    def _certify(self, instance: str) -> None:
+        """Get certificates for the names that are to have one by ACME."""
+        acme = self._settings.acme
+        if acme is None or not self._certified:
+            return
+        state = AcmeState(self._settings.state, acme.url)
+        shared = Issuing(
+            self._reactor,
+            Issuer(acme, state),
+            state,
+            self.challenges,
+            self.certificates.keypairs,
+            Aside(self._reactor),
+            self._wall,
+            self._jitter,
+        )
+        self._issuances = Issuances(shared, self._certified, instance, acme.called)
+        self._issuances.start()
 
     def drain(self) -> Deferred[None]:
         """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
@@ -174,6 +203,8 @@ class TunnelClient(service.Service):
         if self._drain_until is None:
             self._resolver.stopService()
         self.certificates.stop()
+        if self._issuances is not None:
+            self._issuances.stop()
         self.challenges.stop()
         if self._expiry is not None:
             self._expiry.cancel()
