@@ -173,6 +173,15 @@ class Issuance:
                 self.ledger = replace(self.ledger, order=None)
         self.state = following
 
+    def hurry(self) -> bool:
+        """Somebody says that nothing is wrong any more: wait no longer, but for the bound of orders. Whether
+        there was a pause.
+        """
+        paused = self.state is State.WAITING and self.ledger.failed is not None
+        if paused:
+            self.ledger = replace(self.ledger, failed=None, pause_seconds=0.0)
+        return paused
+
     def _due(self, wall: datetime) -> datetime:
         if self.ledger.order is not None:
             return wall

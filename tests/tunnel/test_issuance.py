@@ -153,6 +153,18 @@ def test_a_failure_is_forgotten_when_it_went_well() -> None:
     assert made.ledger == Ledger(begun=(NOON,))
 
 
+def test_hurried_it_waits_no_longer_but_for_the_bound() -> None:
+    ledger = Ledger()
+    for number in range(ORDERS_AN_HOUR):
+        made = after(Woken("key"), Placed(URL), Refused(), ledger=ledger)
+        assert made.hurry()
+        assert not made.hurry()
+        ledger = made.ledger
+        assert (made.next_deadline(NOON) == NOON) == (number < ORDERS_AN_HOUR - 1)
+    assert ledger.failures == ORDERS_AN_HOUR
+    assert not after(Woken("key")).hurry()
+
+
 def test_what_a_wrong_clock_wrote_does_not_count() -> None:
     future = NOON + 9999 * DAY
     ledger = Ledger(begun=(future,) * ORDERS_AN_HOUR, failed=future, pause_seconds=60.0, failures=3)

@@ -40,6 +40,7 @@ class Certificates:
         self._reactor = reactor
         self._wall = wall
         self._needed = bool(files) or issued
+        self._brought = bool(files)
         self._tickets = Tickets(state)
         self.keypairs = Keypairs(self._tickets)
         self._files = KeypairFiles(reactor, self.keypairs, files)
@@ -64,7 +65,7 @@ class Certificates:
     def read_again(self) -> None:
         """Somebody says that there is something new (SIGHUP)."""
         self._files.read_now()
-        if self._needed:
+        if self._brought:
             self.log.info("certificates and keys were read again; settings and invitation are not")
         else:
             self.log.info(

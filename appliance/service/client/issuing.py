@@ -66,6 +66,12 @@ class Issuances:
             one.stop()
         self._shared.aside.stop()
 
+    def hurry(self) -> None:
+        """Somebody says that what was wrong is right now: try at once what waits after a failure."""
+        hurried = [one.name for one in self._names.values() if one.hurry()]
+        if hurried:
+            self.log.info("{names}: trying to get a certificate at once", names=", ".join(hurried))
+
     # For the names
 
     def wants(self, one: _Name) -> None:
@@ -151,6 +157,13 @@ class _Name:
         for waiting in (self._attempt, self._asking):
             if waiting is not None:
                 waiting.cancel()
+
+    def hurry(self) -> bool:
+        if self._timer is None or not self._timer.active() or not self._issuance.hurry():
+            return False
+        self._timer.cancel()
+        self.sleep()
+        return True
 
     def certify(self) -> None:
         certifying = Certifying(self._shared, self.name, self._issuance)

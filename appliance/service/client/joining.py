@@ -157,6 +157,12 @@ class TunnelClient(service.Service):
         self._issuances = Issuances(shared, self._certified, instance, acme.called)
         self._issuances.start()
 
+    def read_again(self) -> None:
+        """Somebody says that there is something new (SIGHUP)."""
+        self.certificates.read_again()
+        if self._issuances is not None:
+            self._issuances.hurry()
+
     def drain(self) -> Deferred[None]:
         """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
 

@@ -141,6 +141,22 @@ def test_a_nameserver_that_is_down_is_waited_for(tmp_path: Path) -> None:
     ]
 
 
+def test_hurried_it_tries_at_once(tmp_path: Path) -> None:
+    with client(tmp_path) as made:
+        made.issuances.hurry()
+        made.ca.fails["place"] = [IssuerRefused("no")]
+        made.run(FIRST_SECONDS + 1)
+        assert made.ca.asked == ["place"]
+        with log_of(module.__name__) as lines:
+            made.issuances.hurry()
+        assert lines == [f"{WWW}: trying to get a certificate at once"]
+        made.run(10)
+        assert made.shared.keypairs.current[WWW]
+        made.issuances.hurry()
+        made.run(10)
+        assert made.ca.asked.count("place") == 2
+
+
 def test_only_a_few_names_are_at_the_ca_at_a_time(tmp_path: Path) -> None:
     names = [f"n{number}.example.com" for number in range(20)]
     with client(tmp_path, *names) as made:
