@@ -50,6 +50,14 @@ def test_each_name_has_its_own_way(
     assert (www.certified, www.terminated, www.http) == (certified, terminated, http)
 
 
+@pytest.mark.parametrize("top", ['tls_origin = "127.0.0.1:443"', 'certificate = "c"\nkey = "k"'])
+def test_a_name_that_wants_one_inherits_no_other_end_of_tls(tmp_path: Path, top: str) -> None:
+    text = f'http_origin = "127.0.0.1:80"\n{top}\n[names."www.example.com"]\nacme = true\n{AGREED}'
+    settings = read(tmp_path, text)
+    assert settings.for_name("www.example.com").certified
+    assert not settings.for_name("other.example.com").certified
+
+
 def test_all_that_can_be_said(tmp_path: Path) -> None:
     for name in ("root.pem", "hmac"):
         (tmp_path / name).touch(0o600)
