@@ -7,7 +7,7 @@ certificate and its key before they are shown.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -36,6 +36,7 @@ from appliance.tunnel.issuance import (
     Validated,
     Woken,
 )
+from appliance.tunnel.issuanceledger import Ledger, Order
 from appliance.tunnel.keypair import Keypair, KeypairRefused, read_keypair
 from appliance.tunnel.names import is_wildcard
 
@@ -162,11 +163,20 @@ class Certifying:
         order = self._issuance.ledger.order
         assert order is not None
         if order.url:
-            seen = await self._call(lambda: ca.look(order.url))
+            seen = await self._call(partial(ca.look, order.url))
         else:
-            seen = await self._call(lambda: ca.place(self._name, self._replaced()))
+            seen = await self._call(partial(self._place, self._issuance.ledger, order, self._replaced()))
         self._seen = self._not_invalid(seen)
         return Placed(seen.url) if seen.status == "pending" else Validated(seen.url)
+
+    def _place(self, ledger: Ledger, order: Order, replaced: str | None) -> Seen:
+        """In the thread: a new order, whose place is on disk before anything else happens. It is the one
+        thing that a crash can lose, so the moment is to be short.
+        """
+        seen = self._shared.ca.place(self._name, replaced)
+        placed = replace(ledger, order=replace(order, url=seen.url))
+        self._shared.state.put_ledger(self._name, placed)
+        return seen
 
     async def _prove(self) -> Event:
         assert self._seen is not None

@@ -45,10 +45,13 @@ class Issuances:
         self._running = False
         self.complaints = Complaints()
 
-    def start(self) -> None:
-        """Show the certificates that are there, and see to the others."""
-        self._running = True
+    def start(self, hindrance: str = "") -> None:
+        """Show the certificates that are there, and see to the others unless there is a hindrance."""
         awaited = [name for name, one in self._names.items() if not one.read()]
+        if hindrance:
+            self.log.error("certificates are neither got nor renewed: {why}", why=hindrance)
+            return
+        self._running = True
         if awaited:
             self.log.info(
                 "{names}: a certificate from {ca} is awaited; until then visitors by TLS get an alert",

@@ -123,7 +123,7 @@ class TunnelClient(service.Service):
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
         self._revoked.open()
         self.certificates.start()
-        self._certify(self._instance.id)
+        self._certify(self._instance)
         self._client = Client(
             self._reactor,
             visits,
@@ -138,8 +138,10 @@ class TunnelClient(service.Service):
         self._review()
         self._resolver.startService()
 
-    def _certify(self, instance: str) -> None:
-        """Get certificates for the names that are to have one by ACME."""
+    def _certify(self, instance: Instance) -> None:
+        """Get certificates for the names that are to have one by ACME. Two processes with one state directory
+        would each know half of what was ordered.
+        """
         acme = self._settings.acme
         if acme is None or not self._certified:
             return
@@ -154,8 +156,8 @@ class TunnelClient(service.Service):
             self._wall,
             self._jitter,
         )
-        self._issuances = Issuances(shared, self._certified, instance, acme.called)
-        self._issuances.start()
+        self._issuances = Issuances(shared, self._certified, instance.id, acme.called)
+        self._issuances.start(instance.trouble)
 
     def read_again(self) -> None:
         """Somebody says that there is something new (SIGHUP)."""

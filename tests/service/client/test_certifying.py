@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from twisted.internet.defer import CancelledError, Deferred
@@ -98,6 +100,25 @@ def test_what_is_asked_is_on_disk_before(attempt: Attempt, monkeypatch: pytest.M
     attempt.run()
     assert found[0] == ("place", "")
     assert {url for what, url in found[1:]} == {ORDER}
+
+
+def test_the_place_of_an_order_is_kept_even_if_the_client_stops_in_the_middle(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread goes on for as long as the process lives; nobody waits for what it returns."""
+    ask = attempt.shared.aside.call
+
+    def unheard(what: Callable[[], Any]) -> Deferred[Any]:
+        result = ask(what)
+        return Deferred() if attempt.ca.asked else result
+
+    monkeypatch.setattr(attempt.shared.aside, "call", unheard)
+    running = attempt.run(1)
+    running.cancel()
+    running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+    assert attempt.ca.asked == ["place"]
+    assert attempt.kept.order is not None
+    assert attempt.kept.order.url == ORDER
 
 
 def test_a_certificate_is_on_disk_before_it_is_shown(

@@ -137,6 +137,26 @@ def test_a_ca_that_has_forgotten_the_account_gets_the_same_one_again(ca: Ca) -> 
     assert kept.account() == account
 
 
+def test_a_ca_that_wants_to_know_who_asks(tmp_path: Path) -> None:
+    """External account binding (RFC 8555 7.3.4), with the right key, another, and none."""
+    key = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
+    pebble = Pebble(tmp_path / "pebble", "127.0.0.1:1")
+    pebble.settings = {"externalAccountBindingRequired": True, "externalAccountMACKeys": {"kid-1": key}}
+    for name, text in (("right", key), ("wrong", "A" * 64)):
+        (tmp_path / name).write_text(f"{text}\n")
+    bound = AcmeSettings(True, pebble.url, (), pebble.ca, "kid-1", tmp_path / "right")
+    wrong = AcmeSettings(True, pebble.url, (), pebble.ca, "kid-1", tmp_path / "wrong")
+    unbound = AcmeSettings(True, pebble.url, (), pebble.ca)
+    try:
+        pebble.start()
+        for settings in (wrong, unbound):
+            with pytest.raises(IssuerRefused, match="xternal"):
+                Issuer(settings, AcmeState(tmp_path, pebble.url)).place(NAMES[0], None)
+        assert Issuer(bound, AcmeState(tmp_path, pebble.url)).place(NAMES[0], None).status == "pending"
+    finally:
+        pebble.kill()
+
+
 def test_no_answer_is_too_long_for_a_log() -> None:
     assert len(str(IssuerFailed("x" * 10_000))) == module.MAX_WORDS
 

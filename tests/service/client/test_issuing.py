@@ -157,6 +157,23 @@ def test_hurried_it_tries_at_once(tmp_path: Path) -> None:
         assert made.ca.asked.count("place") == 2
 
 
+def test_a_state_directory_of_somebody_else_is_only_read(tmp_path: Path) -> None:
+    clock = Calendar()
+    with client(tmp_path, clock=clock) as made:
+        made.run(10)
+        made.issuances.stop()
+        made.shared.keypairs._current.clear()
+        made.issuances = Issuances(made.shared, [WWW, "other.example.com"], INSTANCE, "A CA")
+        asked = len(made.ca.asked)
+        with log_of(module.__name__) as lines:
+            made.issuances.start("another runs here")
+        assert made.shared.keypairs.current[WWW]
+        made.run(61 * DAY, LOOK_SECONDS)
+        made.issuances.hurry()
+        assert len(made.ca.asked) == asked
+    assert lines == ["certificates are neither got nor renewed: another runs here"]
+
+
 def test_only_a_few_names_are_at_the_ca_at_a_time(tmp_path: Path) -> None:
     names = [f"n{number}.example.com" for number in range(20)]
     with client(tmp_path, *names) as made:
