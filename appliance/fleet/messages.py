@@ -13,7 +13,7 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from appliance.tunnel.challenge import LIFE_SECONDS, VALUE_PATTERN
+from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.discovery import BadServerAddress, read_address
@@ -62,6 +62,7 @@ _ID = word("[a-z0-9._-]{1,63}")
 _TOKEN = word("[!-~]{1,64}")
 _FINGERPRINT = hexadecimal(64)
 _VALUE = word(VALUE_PATTERN)
+_SIGNATURE = word(SIGNATURE_PATTERN)
 _CRL = whole(0, MAX_CRL_NUMBER)
 
 
@@ -122,6 +123,7 @@ class Challenge:
     name: Annotated[str, _name]
     value: Annotated[str, _VALUE]
     seconds: Annotated[int, whole(1, LIFE_SECONDS)]
+    signature: Annotated[str, _SIGNATURE]
     fingerprint: Annotated[str, _FINGERPRINT]
 
 

@@ -71,7 +71,7 @@ from appliance.tunnel.certificates import (
     grants,
     read_certificate,
 )
-from appliance.tunnel.challenge import may_be_challenged, owner_of
+from appliance.tunnel.challenge import is_signed, may_be_challenged, owner_of
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.discovery import ServerAddress, read_address
@@ -215,14 +215,16 @@ class WatchedServer:
             _drop(self._shown, fingerprint)
             self._say(NotServing(name))
 
-    def challenge(self, name: str, value: str, seconds: int, certificate: Certificate) -> None:
+    def challenge(
+        self, name: str, value: str, seconds: int, signature: str, certificate: Certificate
+    ) -> None:
         """A client with this certificate wants a challenge to be published, for so long from now on."""
         self._show(certificate)
         before = self._challenges.get((name, value))
         if before is not None:
             _drop(self._shown, before)
         self._challenges[name, value] = certificate.fingerprint
-        self._say(Challenge(name, value, seconds, certificate.fingerprint))
+        self._say(Challenge(name, value, seconds, signature, certificate.fingerprint))
 
     def challenge_over(self, name: str, value: str) -> None:
         """Nobody here wants that any more."""
@@ -515,6 +517,8 @@ class Observer:
             self._drop(before)
         self._challenges[said.name, said.value] = said.fingerprint
         if isinstance(peer, Peer) and may_be_challenged(peer.names, said.name):
+            if not is_signed(peer.certificate, said.name, said.value, said.signature):
+                return NameRefused(owner_of(said.name), f"{peer.id} has not signed it")
             return ChallengeSaid(said.name, said.value, said.seconds)
         return _refused(owner_of(said.name), peer)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from appliance.tunnel.challenge import LIFE_SECONDS, VALUE_PATTERN
+from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.lines import (
@@ -63,6 +63,7 @@ _TEXT = sentence(1000)
 _NONCE = word("[!-~]{1,64}")
 _CRL = whole(0, MAX_CRL_NUMBER)
 _VALUE = word(VALUE_PATTERN)
+_SIGNATURE = word(SIGNATURE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,7 @@ class Challenge:
     name: Annotated[str, _NAME]
     value: Annotated[str, _VALUE]
     seconds: Annotated[int, whole(1, LIFE_SECONDS)]
+    signature: Annotated[str, _SIGNATURE]
 
 
 @dataclass(frozen=True, slots=True)

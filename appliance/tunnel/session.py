@@ -163,6 +163,7 @@ class ChallengeSaid:
     name: str
     value: str
     seconds: int
+    signature: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -483,7 +484,7 @@ class ServerSession(_Session):
         try:
             name = normal(challenge.name)
             if may_be_challenged(self._granted, name):
-                return [ChallengeSaid(name, challenge.value, challenge.seconds)]
+                return [ChallengeSaid(name, challenge.value, challenge.seconds, challenge.signature)]
         except BadHostName as error:
             text = str(error)
         self.deny_challenge(challenge.name, challenge.value, text)
@@ -535,10 +536,10 @@ class ClientSession(_Session):
         if self._offers.pop(name, None) is not None and self.state not in (State.OPENING, State.ENDED):
             self._send(Unregister(name))
 
-    def challenge(self, name: str, value: str, seconds: int) -> None:
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         """Asks for a challenge to be published for so long; before the welcome nothing is said."""
         if self.state not in (State.OPENING, State.ENDED):
-            self._send(Challenge(name, value, seconds))
+            self._send(Challenge(name, value, seconds, signature))
 
     def challenge_over(self, name: str, value: str) -> None:
         """Says that the challenge need not be published any more."""

@@ -51,7 +51,7 @@ SERVER_SAYS: list[FromServer] = [
     Serving("www.example.org", PRINT),
     Serving("*.apps.example.org", PRINT),
     NotServing("www.example.org"),
-    Challenge("*.apps.example.org", "v" * 43, 600, PRINT),
+    Challenge("*.apps.example.org", "v" * 43, 600, "sig=", PRINT),
     ChallengeOver("*.apps.example.org", "v" * 43),
     SnapshotEnded(),
     Draining(),
@@ -131,7 +131,8 @@ def test_wrong_values_are_one_error(kind: str, body: dict[str, object]) -> None:
         b'{"type":"hello","version":1,"id":"s1","boot":"b","addresses":["192.0.2.1:0"]}',
         b'{"type":"serving","name":"192.0.2.1","fingerprint":"%s"}' % PRINT.encode(),
         b'{"type":"serving","name":"www.example.org","fingerprint":"00"}',
-        b'{"type":"challenge","name":"a.b","value":"x","seconds":1,"fingerprint":"%s"}' % PRINT.encode(),
+        b'{"type":"challenge","name":"a.b","value":"x","seconds":1,"signature":"a",'
+        b'"fingerprint":"%s"}' % PRINT.encode(),
         b'{"type":"ping","nonce":"\\ud800"}',
         b'{"type":"ping","nonce":""}',
         b'{"type":"ping"}',

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,8 +50,9 @@ EVERY: list[tuple[Message, bytes]] = [
     ),
     (Unregister("a.example"), b'{"type":"unregister","name":"a.example"}\n'),
     (
-        Challenge("*.a.example", VALUE, 600),
-        b'{"type":"challenge","name":"*.a.example","value":"%s","seconds":600}\n' % VALUE.encode(),
+        Challenge("*.a.example", VALUE, 600, "a+/="),
+        b'{"type":"challenge","name":"*.a.example","value":"%s","seconds":600' % VALUE.encode()
+        + b',"signature":"a+/="}\n',
     ),
     (
         ChallengeOver("a.example", VALUE),
@@ -82,6 +85,16 @@ def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
     assert [m for piece in cut(octets, places) for m in lines.feed(piece)] == [m for m, _ in pairs]
 
 
+def challenge(value: str, seconds: int, *, signature: str | None) -> bytes:
+    fields = {"name": "a.example", "value": value, "seconds": seconds, "signature": signature}
+    return json.dumps({"type": "challenge", **fields}).encode()
+
+
+def test_a_challenge_within_its_bounds() -> None:
+    (message,) = Lines().feed(challenge(VALUE, 1, signature="a") + b"\n")
+    assert message == Challenge("a.example", VALUE, 1, "a")
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -93,11 +106,13 @@ def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
         b'{"type":"register","name":"' + b"a" * 256 + b'","tls":true,"http":"serve"}',
         b'{"type":"lanes","kind":"udp","held":0,"waiting":0}',
         b'{"type":"lanes","kind":"plain","held":-1,"waiting":0}',
-        b'{"type":"challenge","name":"a.example","value":"%s","seconds":601}' % VALUE.encode(),
-        b'{"type":"challenge","name":"a.example","value":"%s","seconds":0}' % VALUE.encode(),
-        b'{"type":"challenge","name":"a.example","value":"%s=","seconds":60}' % VALUE.encode(),
-        b'{"type":"challenge","name":"a.example","value":"%s","seconds":60}' % VALUE[1:].encode(),
-        b'{"type":"challenge","name":"a.example","value":"\\"%s","seconds":60}' % VALUE[1:].encode(),
+        challenge(VALUE, 601, signature="a"),
+        challenge(VALUE, 0, signature="a"),
+        challenge(VALUE + "=", 60, signature="a"),
+        challenge(VALUE[1:], 60, signature="a"),
+        challenge('\\"' + VALUE[1:], 60, signature="a"),
+        challenge(VALUE, 60, signature="!"),
+        challenge(VALUE, 60, signature=None),
         b'{"type":"draining","reconnect_in":3601}',
         b'{"type":"draining","reconnect_in":1e400}',
         b'{"type":"goodbye","reason":"No Reason","text":""}',

@@ -122,18 +122,18 @@ VALUE = "v" * 43
 
 def test_a_challenge_reaches_the_server_and_is_withdrawn() -> None:
     wire = begun(www_example_org=BOTH)
-    wire.client.challenge("WWW.example.org.", VALUE, 600)
-    wire.client.challenge("*.apps.example.org", VALUE, 1)
-    wire.client.challenge("a.apps.example.org", VALUE, 1)
+    wire.client.challenge("WWW.example.org.", VALUE, 600, "sig=")
+    wire.client.challenge("*.apps.example.org", VALUE, 1, "sig=")
+    wire.client.challenge("a.apps.example.org", VALUE, 1, "sig=")
     wire.client.challenge_over("www.Example.org.", VALUE)
     wire.client.challenge_over("a..b", VALUE)
     wire.carry()
     assert wire.events() == (
         [],
         [
-            ChallengeSaid("www.example.org", VALUE, 600),
-            ChallengeSaid("*.apps.example.org", VALUE, 1),
-            ChallengeSaid("a.apps.example.org", VALUE, 1),
+            ChallengeSaid("www.example.org", VALUE, 600, "sig="),
+            ChallengeSaid("*.apps.example.org", VALUE, 1, "sig="),
+            ChallengeSaid("a.apps.example.org", VALUE, 1, "sig="),
             ChallengeWithdrawn("www.example.org", VALUE),
         ],
     )
@@ -145,7 +145,7 @@ STRANGE = ("example.org", "a.www.example.org", "apps.example.org", "192.0.2.1", 
 @pytest.mark.parametrize("name", STRANGE)
 def test_a_challenge_of_a_name_that_is_not_granted_is_refused_and_the_link_goes_on(name: str) -> None:
     wire = begun(www_example_org=BOTH)
-    wire.client.challenge(name, VALUE, 600)
+    wire.client.challenge(name, VALUE, 600, "sig=")
     wire.carry()
     at_client, at_server = wire.events()
     assert at_client == at_server
@@ -159,7 +159,7 @@ def test_a_challenge_of_a_name_that_is_not_granted_is_refused_and_the_link_goes_
 def test_nothing_is_said_of_challenges_before_the_welcome() -> None:
     session = client()
     said(session)
-    session.challenge("www.example.org", VALUE, 600)
+    session.challenge("www.example.org", VALUE, 600, "sig=")
     session.challenge_over("www.example.org", VALUE)
     assert said(session) == []
 

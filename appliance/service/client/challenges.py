@@ -41,7 +41,7 @@ class ChallengeNotPublished(Exception):
 class Speaker(Protocol):
     """A link over which a challenge is said; it does nothing while it is not up."""
 
-    def challenge(self, name: str, value: str, seconds: int) -> None: ...
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None: ...
 
     def challenge_over(self, name: str, value: str) -> None: ...
 
@@ -69,7 +69,7 @@ class Challenges:
     """What is to be published for this client's names until it is withdrawn.
 
     `links()` are all links; `joined()` the ids of the servers that are joined now; `resolvers()` those to ask
-    where a zone's nameservers are.
+    where a zone's nameservers are; `sign(name, value)` signs as the client.
     """
 
     _log = Logger()
@@ -81,12 +81,14 @@ class Challenges:
         links: Callable[[], Iterable[Speaker]],
         joined: Callable[[], Iterable[str]],
         resolvers: Callable[[], Sequence[Nameserver]],
+        sign: Callable[[str, str], str],
         asked: Asked | None = None,
     ) -> None:
         self._reactor = reactor
         self._links = links
         self._joined = joined
         self._resolvers = resolvers
+        self._sign = sign
         self._asked = asked
         self._wanted: dict[tuple[str, str], _Wanted] = {}
         self._waiting: set[Deferred[None]] = set()
@@ -140,7 +142,7 @@ class Challenges:
         now = self._reactor.seconds()
         for (name, value), wanted in list(self._wanted.items()):
             if wanted.until - now >= 1:
-                link.challenge(name, value, int(wanted.until - now))
+                link.challenge(name, value, int(wanted.until - now), self._sign(name, value))
             else:
                 del self._wanted[name, value]
 
@@ -153,8 +155,9 @@ class Challenges:
     # The wait
 
     def _say(self, name: str, value: str) -> None:
+        signature = self._sign(name, value)
         for link in self._links():
-            link.challenge(name, value, LIFE_SECONDS)
+            link.challenge(name, value, LIFE_SECONDS, signature)
 
     async def _until_published(self, name: str, value: str) -> None:
         began = self._reactor.seconds()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from twisted.application import service
@@ -34,6 +35,7 @@ from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
@@ -96,6 +98,7 @@ class TunnelClient(service.Service):
             links=lambda: self._links.values(),
             joined=lambda: [server for server, link in self._claims.items() if link in self._joined],
             resolvers=self._resolver.nameservers,
+            sign=partial(sign, self._credential.key),
         )
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}

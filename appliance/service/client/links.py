@@ -137,10 +137,10 @@ class Link(service.Service):
         if self._talk is not None:
             self._talk.revoke(revoked)
 
-    def challenge(self, name: str, value: str, seconds: int) -> None:
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         """Have the server's nameservers publish a challenge, if the server is joined."""
         if self._talk is not None:
-            self._talk.challenge(name, value, seconds)
+            self._talk.challenge(name, value, seconds, signature)
 
     def challenge_over(self, name: str, value: str) -> None:
         """It need not be published any more."""
@@ -366,9 +366,9 @@ class _Talk(Protocol):
             self._session.give(revoked)
             self._write()
 
-    def challenge(self, name: str, value: str, seconds: int) -> None:
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         if self._session is not None:
-            self._session.challenge(name, value, seconds)
+            self._session.challenge(name, value, seconds, signature)
             self._write()
 
     def challenge_over(self, name: str, value: str) -> None:

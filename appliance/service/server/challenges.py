@@ -32,10 +32,10 @@ class Challenges:
         self._watches = watches
         self._flush = flush
         self._board: Noticeboard[int] = Noticeboard(MAX_OF_CLIENT)  # by serial number of certificates
-        self._certificates: dict[Challenge, Certificate] = {}
+        self._proofs: dict[Challenge, tuple[str, Certificate]] = {}
         self._timer: Any = None
 
-    def say(self, client: Peer, name: str, value: str, seconds: int) -> None:
+    def say(self, client: Peer, name: str, value: str, seconds: int, signature: str) -> None:
         """A client, whose certificate grants the name, wants this for so long. Raises ChallengeRefused."""
         now = self._reactor.seconds()
         certificate = shown(client.certificate)
@@ -44,9 +44,9 @@ class Challenges:
             self._board.say(client.serial, name, value, now + seconds)
         except (MessageError, TooManyChallenges) as error:
             raise ChallengeRefused(str(error)) from None
-        self._certificates[name, value] = certificate
+        self._proofs[name, value] = signature, certificate
         for watch in self._watches():
-            watch.challenge(name, value, seconds, certificate)
+            watch.challenge(name, value, seconds, signature, certificate)
         self._flush()
         self._set_timer()
 
@@ -65,7 +65,7 @@ class Challenges:
         now = self._reactor.seconds()
         for name, value, until in self._board.standing():
             if until - now >= 1:
-                watch.challenge(name, value, int(until - now), self._certificates[name, value])
+                watch.challenge(name, value, int(until - now), *self._proofs[name, value])
 
     def stop(self) -> None:
         """Change nothing any more: what is published is as old as it is."""
@@ -86,7 +86,7 @@ class Challenges:
         if not gone:
             return
         for challenge in gone:
-            del self._certificates[challenge]
+            del self._proofs[challenge]
             for watch in self._watches():
                 watch.challenge_over(*challenge)
         self._flush()

@@ -369,7 +369,7 @@ class _Link(Protocol):
 
     def _challenged(self, event: ChallengeSaid) -> None:
         try:
-            self._links.challenges.say(self._peer, event.name, event.value, event.seconds)
+            self._links.challenges.say(self._peer, event.name, event.value, event.seconds, event.signature)
         except ChallengeRefused as error:
             self._machine.deny_challenge(event.name, event.value, str(error))
             self._links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {error}")

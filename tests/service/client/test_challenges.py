@@ -49,7 +49,8 @@ class Link:
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = []
 
-    def challenge(self, name: str, value: str, seconds: int) -> None:
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
+        assert signature == f"{name} by us"
         self.said.append((name, value, seconds))
 
     def challenge_over(self, name: str, value: str) -> None:
@@ -65,6 +66,7 @@ class Ground:
             links=lambda: [self.link],
             joined=lambda: self.joined,
             resolvers=list,
+            sign=lambda name, value: f"{name} by us",
             asked=self.dns,
         )
         self.results: list[Any] = []

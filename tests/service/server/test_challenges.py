@@ -11,7 +11,7 @@ from appliance.fleet.events import ChallengeSaid, ChallengeWithdrawn, SnapshotTa
 from appliance.service.server.challenges import ChallengeRefused
 from appliance.service.server.watches import Watches
 from appliance.tunnel.certificates import SERVICE_NAME, issue_client, read_peer
-from appliance.tunnel.challenge import MAX_OF_CLIENT
+from appliance.tunnel.challenge import MAX_OF_CLIENT, sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
 from tests.service.server.test_watches import Watching
@@ -49,7 +49,7 @@ def watches(clock: Clock) -> Iterator[Watches]:
 def test_what_is_said_reaches_the_nameservers_of_now_and_of_later(watches: Watches, clock: Clock) -> None:
     first = Watching(watches, clock)
     first.turn()
-    watches.challenges.say(PEER, WILD, ONE, 600)
+    watches.challenges.say(PEER, WILD, ONE, 600, sign(CLIENT.key, WILD, ONE))
     assert first.turn() == [ChallengeSaid(WILD, ONE, 600)]
     clock.advance(2.5)
     later = Watching(watches, clock)
@@ -64,9 +64,9 @@ def test_what_is_said_reaches_the_nameservers_of_now_and_of_later(watches: Watch
 
 def test_what_is_not_withdrawn_ends_by_itself(watches: Watches, clock: Clock) -> None:
     watching = Watching(watches, clock)
-    watches.challenges.say(PEER, WWW, ONE, 2)
-    watches.challenges.say(PEER, WWW, TWO, 1)
-    watches.challenges.say(PEER, WWW, TWO, 3)  # said again
+    watches.challenges.say(PEER, WWW, ONE, 2, sign(CLIENT.key, WWW, ONE))
+    watches.challenges.say(PEER, WWW, TWO, 1, sign(CLIENT.key, WWW, TWO))
+    watches.challenges.say(PEER, WWW, TWO, 3, sign(CLIENT.key, WWW, TWO))  # said again
     assert len(watching.turn()) == 5
     clock.advance(1)
     assert watching.turn() == []
@@ -78,8 +78,8 @@ def test_what_is_not_withdrawn_ends_by_itself(watches: Watches, clock: Clock) ->
 
 def test_two_clients_may_say_the_same(watches: Watches, clock: Clock) -> None:
     watching = Watching(watches, clock)
-    watches.challenges.say(PEER, WWW, ONE, 600)
-    watches.challenges.say(OTHER, WWW, ONE, 600)
+    watches.challenges.say(PEER, WWW, ONE, 600, sign(CLIENT.key, WWW, ONE))
+    watches.challenges.say(OTHER, WWW, ONE, 600, sign(CLIENT.key, WWW, ONE))
     watching.turn()
     watches.challenges.withdraw(PEER, WWW, ONE)
     assert watching.turn() == []
@@ -89,8 +89,8 @@ def test_two_clients_may_say_the_same(watches: Watches, clock: Clock) -> None:
 
 def test_a_revoked_client_wants_nothing(watches: Watches, clock: Clock) -> None:
     watching = Watching(watches, clock)
-    watches.challenges.say(PEER, WWW, ONE, 600)
-    watches.challenges.say(OTHER, WWW, TWO, 600)
+    watches.challenges.say(PEER, WWW, ONE, 600, sign(CLIENT.key, WWW, ONE))
+    watches.challenges.say(OTHER, WWW, TWO, 600, sign(CLIENT.key, WWW, TWO))
     watching.turn()
     watches.challenges.revoke(RevocationList(1, frozenset([PEER.serial, 5])))
     assert watching.turn() == [ChallengeWithdrawn(WWW, ONE)]
@@ -98,7 +98,7 @@ def test_a_revoked_client_wants_nothing(watches: Watches, clock: Clock) -> None:
 
 def test_there_is_a_bound(watches: Watches) -> None:
     for number in range(MAX_OF_CLIENT):
-        watches.challenges.say(PEER, f"n{number}.apps.example.org", ONE, 600)
+        watches.challenges.say(PEER, f"n{number}.apps.example.org", ONE, 600, "sig=")
     with pytest.raises(ChallengeRefused, match=str(MAX_OF_CLIENT)):
-        watches.challenges.say(PEER, WWW, ONE, 600)
-    watches.challenges.say(OTHER, WWW, ONE, 600)
+        watches.challenges.say(PEER, WWW, ONE, 600, sign(CLIENT.key, WWW, ONE))
+    watches.challenges.say(OTHER, WWW, ONE, 600, sign(CLIENT.key, WWW, ONE))

@@ -213,7 +213,7 @@ async def test_challenges_stay_when_the_link_ends_and_strange_ones_are_refused()
         link = await ground.link(client_credential())
         await until(lambda: link.names)
         for name in ("*.apps.example.com", "example.com", "www.example.com"):
-            link.machine.challenge(name, "v" * 43, 600)
+            link.machine.challenge(name, "v" * 43, 600, "sig=")
         link.machine.challenge_over("www.example.com", "v" * 43)
         link.send(link.machine.data_to_send())
         await until(lambda: any(isinstance(event, ChallengeDenied) for event in link.events))
