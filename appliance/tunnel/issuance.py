@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from appliance.tunnel.issuanceledger import Ledger, Order
@@ -49,7 +49,7 @@ class State(enum.Enum):
 class Woken:
     """It is time; `key_pem` is the key of the certificate if there is no order to go on with."""
 
-    key_pem: str
+    key_pem: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,6 +121,42 @@ def test_the_place_of_an_order_is_kept_even_if_the_client_stops_in_the_middle(
     assert attempt.kept.order.url == ORDER
 
 
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+def test_killed_at_every_moment_there_is_one_order_and_no_key_is_lost(tmp_path: Path, done: bool) -> None:
+    """Before or after each thing that is asked of the CA or written; then a restart finds what is on disk."""
+    for moment in range(100):
+        first = Attempt(tmp_path / f"{moment}")
+        calls = 0
+        ask = first.shared.aside.call
+
+        def killed(
+            what: Callable[[], Any], ask: Callable[..., Deferred[Any]] = ask, moment: int = moment
+        ) -> Deferred[Any]:
+            nonlocal calls
+            calls += 1
+            if calls <= moment or (done and calls == moment + 1):
+                result = ask(what)
+            return result if calls <= moment else Deferred()
+
+        object.__setattr__(first.shared.aside, "call", killed)
+        running = first.run()
+        if running.called:
+            break
+        running.addErrback(lambda failure: failure.trap(CancelledError) and None)
+        second = Attempt(tmp_path / f"{moment}")
+        object.__setattr__(second.shared, "ca", first.ca)
+        second.ca = first.ca
+        ledger = second.shared.state.ledger(WWW) or Ledger()
+        if ledger.order is not None or second.shared.state.certificate(WWW) is None:
+            second.issuance = Issuance(ledger, None, 0.0)
+            second.run()
+        running.cancel()
+        assert second.words == ""
+        assert first.ca.asked.count("place") == 1, moment
+        assert second.shared.state.certificate(WWW) is not None
+    assert moment > 10
+
+
 def test_a_certificate_is_on_disk_before_it_is_shown(
     attempt: Attempt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
