@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quoted
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class AccessLine:
+class AccessLine(NamedTuple):
     """A visitor who has gone. ``wall`` is when (Unix time), ``seconds`` since he was accepted.
 
     ``name`` is the host that he asked for, ``client`` who got him ("" for nobody). ``unique_id`` is what the
@@ -36,19 +36,12 @@ def plain(line: AccessLine) -> bytes:
 
 
 def as_json(line: AccessLine) -> bytes:
-    """One JSON object."""
-    shown = {
-        "time": _time(line.wall),
-        "name": line.name,
-        "visitor": _shown(line.source),
-        "client": line.client,
-        "octets_in": line.octets_in,
-        "octets_out": line.octets_out,
-        "seconds": round(line.seconds, 3),
-        "end": line.how,
-        "id": line.unique_id.hex(),
-    }
-    return json.dumps(shown, separators=(",", ":")).encode() + b"\n"
+    """One JSON object; by hand, for json.dumps takes as long as all the rest of a visitor's accounting."""
+    return (
+        f'{{"time":"{_time(line.wall)}","name":{quoted(line.name)},"visitor":{quoted(_shown(line.source))}'
+        f',"client":{quoted(line.client)},"octets_in":{line.octets_in},"octets_out":{line.octets_out}'
+        f',"seconds":{line.seconds:.3f},"end":{quoted(line.how)},"id":"{line.unique_id.hex()}"}}\n'
+    ).encode()
 
 
 FORMATS: dict[str, Callable[[AccessLine], bytes]] = {"plain": plain, "json": as_json}
@@ -56,7 +49,13 @@ FORMATS: dict[str, Callable[[AccessLine], bytes]] = {"plain": plain, "json": as_
 
 
 def _time(wall: float) -> str:
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    milliseconds = round(wall * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=4)
+def _second(wall: int) -> str:
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def _shown(source: tuple[str, int]) -> str:

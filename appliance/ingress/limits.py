@@ -53,7 +53,7 @@ class Over(enum.Enum):
 
 
 class Sources:
-    """The connections of each source. Those over a limit are not counted: they are not there."""
+    """The connections of each source. Those that are sent away are not counted: they are not there."""
 
     def __init__(self, *, open_at_most: int, new_a_second: int) -> None:
         """0 is no limit."""
@@ -71,19 +71,26 @@ class Sources:
         """The connections that a source has open."""
         return self._open.get(source, 0)
 
-    def over(self, source: Hashable, now: float) -> Over | None:
-        """Which limit one more connection of this source would be over."""
-        if self._open.get(source, 0) >= self._open_at_most:
+    def take(self, source: Hashable, now: float) -> Over | None:
+        """One more connection of this source. None: it is counted, and ``went`` follows."""
+        here = self._open.get(source, 0)
+        if here >= self._open_at_most:
             return Over.SOURCE_OPEN
-        self._begin_second(now)
-        return Over.SOURCE_NEW if self._new.get(source, 0) >= self._new_a_second else None
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._new = {}
+        new = self._new.get(source, 0)
+        if new >= self._new_a_second:
+            return Over.SOURCE_NEW
+        self._open[source] = here + 1
+        if new or len(self._new) < SOURCES_A_SECOND:
+            self._new[source] = new + 1
+        return None
 
-    def came(self, source: Hashable, now: float) -> None:
-        """A connection was let in; ``went`` follows when it is closed."""
+    def came(self, source: Hashable) -> None:
+        """A connection that is let in though it is over a limit; ``went`` follows."""
         self._open[source] = self._open.get(source, 0) + 1
-        self._begin_second(now)
-        if source in self._new or len(self._new) < SOURCES_A_SECOND:
-            self._new[source] = self._new.get(source, 0) + 1
 
     def went(self, source: Hashable) -> None:
         """One of the source's connections is closed, or turned out to be none of a visitor."""
@@ -92,9 +99,3 @@ class Sources:
             self._open[source] = left
         else:
             del self._open[source]
-
-    def _begin_second(self, now: float) -> None:
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._new = {}

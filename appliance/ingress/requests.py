@@ -37,6 +37,11 @@ from appliance.ingress.forwarded import forwarded
 from appliance.ingress.framing import Body, body_of
 from appliance.ingress.httphead import HEAD_OCTETS_MAX, HeadReader, HeadRefused, RequestHead
 
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+# h11 moves what it holds to the front for every piece that it gives: larger ones cost more an octet.
+_H11_OCTETS = 16 * 1024
+
 HELD_OCTETS_MAX = 64 * 1024
 """What is held back behind an Upgrade. A visitor who waits for the answer, as he has to, sends none."""
 
@@ -116,6 +121,8 @@ class Requests:
             return octets
         if self._state is _State.REFUSED:
             return b""
+        if self._state is _State.BODY and not self._unread and len(octets) < self._body.left:
+            return self._pass_middle(octets)
         self._unread += octets
         return self._pass_on()
 
@@ -155,16 +162,29 @@ class Requests:
         self._answer.feed(octets)
         return self._pass_on() if self._state is _State.ASKED else b""
 
+    def _pass_middle(self, octets: bytes) -> bytes:
+        """Octets in the middle of a body: what `_read_body` does, without a copy."""
+        try:
+            self._body.take(octets)
+            self._second.feed(octets, ended=False)
+        except HeadRefused as refused:
+            self._refuse(refused)
+            return b""
+        return octets
+
     def _pass_on(self) -> bytes:
         passed = bytearray()
         try:
             while self._step(passed):
                 pass
         except HeadRefused as refused:
-            self._go(_Seen.FAULT)
-            self._unread.clear()
-            self.refusal = refusal.http(refused.status, method=self._method, why=refused.text)
+            self._refuse(refused)
         return bytes(passed)
+
+    def _refuse(self, refused: HeadRefused) -> None:
+        self._go(_Seen.FAULT)
+        self._unread.clear()
+        self.refusal = refusal.http(refused.status, method=self._method, why=refused.text)
 
     def _go(self, seen: _Seen) -> None:
         self._state = _NEXT[self._state, seen]
@@ -254,15 +274,20 @@ class _SecondReader:
             head.target.encode(),
         ):
             raise HeadRefused(400, "The head can be read in two ways.")
+        if head.length == 0 and not any(name in _FRAMING for name, _ in request.headers):
+            return  # neither has read a field that could say of a body
         self.feed(b"", ended=head.length == 0)
 
     def feed(self, octets: bytes, *, ended: bool) -> None:
         """Octets of the body that ours has read; ``ended``: they are its last."""
-        event = self._next(octets)
-        while isinstance(event, h11.Data):
-            event = self._next(b"")
-        too_many = ended and self._h11.trailing_data[0]
-        if isinstance(event, h11.EndOfMessage) != ended or too_many:
+        for at in range(0, max(len(octets), 1), _H11_OCTETS):
+            event = self._next(octets[at : at + _H11_OCTETS])
+            while isinstance(event, h11.Data):
+                event = self._next(b"")
+            is_last = at + _H11_OCTETS >= len(octets)
+            if isinstance(event, h11.EndOfMessage) != (ended and is_last):
+                raise HeadRefused(400, "The body can be read in two ways.")
+        if ended and self._h11.trailing_data[0]:
             raise HeadRefused(400, "The body can be read in two ways.")
 
     def _next(self, octets: bytes) -> object:

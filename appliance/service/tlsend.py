@@ -152,7 +152,8 @@ class TlsEnd:
         pieces = [self._held]
         got = 0
         try:
-            while got < size:
+            # Asked when there is nothing, TLS raises; that costs as much as a read.
+            while got < size and (self._in.pending or self._tls.pending()):
                 octets = self._tls.read(size - got)
                 if not octets:
                     self._cut = True

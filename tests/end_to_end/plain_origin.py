@@ -1,4 +1,8 @@
-"""A web server without TLS, as a program: a page, who asked, a WebSocket's echo, and one event."""
+"""A web server without TLS, as a program: a page, who asked, a WebSocket's echo, and one event.
+
+A browser takes a page for loaded when its images are there: one of them, `/hold`, comes when the page has
+said that it saw all the rest.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,9 @@ from pathlib import Path
 
 from tests.end_to_end.origins import Origin, Visited, answer
 from tests.end_to_end.test_port_80 import websocket
+
+HOLD_SECONDS = 20.0
+SEEN = {path: threading.Event() for path in (b"/seen-who", b"/seen-echo", b"/seen-event")}
 
 
 def serve(visited: Visited) -> None:
@@ -25,7 +32,14 @@ def serve(visited: Visited) -> None:
             )
             visited.read()
             return
-        if path == b"/who":
+        if path == b"/hold":
+            for seen in SEEN.values():
+                seen.wait(HOLD_SECONDS)
+            visited.send(answer(b"all"))
+        elif path in SEEN:
+            SEEN[path].set()
+            visited.send(answer(b"so be it"))
+        elif path == b"/who":
             said = re.findall(rb"\r\nX-Forwarded-(?:Host|Proto): ([^\r]*)", head)
             visited.send(answer(b" ".join(said), "Content-Type: text/plain"))
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -142,8 +142,17 @@ class Network:
         )
         return sorted(done.stdout.split())
 
-    def browse(self, url: str, screenshot: Path | None = None) -> tuple[str, str]:
-        """The DOM of a page in a browser that was never used before, and its log of the network."""
+    def browse(
+        self,
+        url: str,
+        screenshot: Path | None = None,
+        *,
+        waits: Sequence[str] = ("--virtual-time-budget=5000",),
+    ) -> tuple[str, str]:
+        """The DOM of a page in a browser that was never used before, and its log of the network.
+
+        `waits`: for what beside the page's load.
+        """
         self._browsers += 1
         home = self.directory / f"browser-{self._browsers}"
         database = home / ".pki" / "nssdb"
@@ -160,7 +169,7 @@ class Network:
             f"--user-data-dir={home / 'profile'}",
             f"--log-net-log={log}",
             "--timeout=10000",
-            "--virtual-time-budget=5000",
+            *waits,
             "--dump-dom",
         ]
         if screenshot is not None:

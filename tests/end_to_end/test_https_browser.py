@@ -23,16 +23,17 @@ PAGE = """\
 <html lang="en"><head><meta charset="utf-8"><title>A padlock</title>
 <style>body { font: 32px sans-serif; background: #eef2f8; padding: 1em } h1 { color: #17315c }</style></head>
 <body><h1>A plain web server, by https</h1><p>You are at <b id="where">nowhere</b>.</p>
-<p id="fetched">Nothing was fetched.</p><p id="echo">Nothing was echoed.</p><p id="event">No event.</p>
+<img src="/hold" alt=""><p id="fetched">Nothing was fetched.</p>
+<p id="echo">Nothing was echoed.</p><p id="event">No event.</p>
 <script>
 const put = (place, text) => document.getElementById(place).textContent = text;
 put("where", location.href + " " + window.isSecureContext);
-fetch("/who").then(answer => answer.text()).then(text => put("fetched", text));
+fetch("/who").then(answer => answer.text()).then(text => { put("fetched", text); fetch("/seen-who"); });
 const socket = new WebSocket("wss://" + location.host + "/socket");
 socket.onopen = () => socket.send("over a WebSocket");
-socket.onmessage = message => put("echo", "echo: " + message.data);
+socket.onmessage = message => { put("echo", "echo: " + message.data); fetch("/seen-echo"); };
 const events = new EventSource("/events");
-events.onmessage = event => { put("event", "event: " + event.data); events.close(); };
+events.onmessage = event => { put("event", "event: " + event.data); events.close(); fetch("/seen-event"); };
 </script></body></html>
 """
 
@@ -74,7 +75,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainOrigin]:
 
 def test_a_browser_shows_a_plain_origin_by_https(network: PlainOrigin) -> None:
     screenshot = SCREENSHOTS / "https.png"
-    dom, log = network.browse(f"http://{NAME}/", screenshot)
+    dom, log = network.browse(f"http://{NAME}/", screenshot, waits=())
     assert "<h1>A plain web server, by https</h1>" in dom
     assert "HTTP/1.1 308 Permanent Redirect" in log
     assert f'<b id="where">https://{NAME}/ true</b>' in dom

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -27,15 +28,26 @@ FROM = "visitor $remote_addr:$remote_port server $proxy_protocol_server_addr:$pr
 
 
 class ProxyNginx(Nginx):
-    """nginx as docs/howto/set-up-the-origin.md has it."""
+    """nginx as docs/howto/set-up-the-origin.md has it, with the header and (another port) with fields."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self.fields = free_port("tcp")
+        super().__init__(*arguments)
 
     def _configuration(self) -> str:
         text = super()._configuration()
+        server = f"""server {{
+    listen 127.0.0.1:{self.fields};
+    set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For;
+    location / {{ return 200 "$remote_addr $http_x_forwarded_proto $http_x_forwarded_host"; }}
+  }}
+"""
         text = re.sub(r"(listen [^;]+);", r"\1 proxy_protocol;", text)
         real = "set_real_ip_from 127.0.0.1; real_ip_header proxy_protocol;"
-        return text.replace(
+        text = text.replace(
             "    ssl_early_data on;", f'    {real}\n    location = /from {{ return 200 "{FROM}"; }}'
         )
+        return text.removesuffix("}\n") + server + "}\n"
 
 
 @dataclass
@@ -116,10 +128,13 @@ class Site(Joined):
             "haproxy": {"tls_origin": free_port("tcp"), "http_origin": free_port("tcp")},
         }
         self.haproxy = origins["haproxy"]
-        with_header: dict[str, dict[str, int | bool]] = {
+        self.haproxy_fields = free_port("tcp")
+        fields = {"nginx-fields": self.nginx.fields, "haproxy-fields": self.haproxy_fields}
+        names: dict[str, dict[str, int | bool | str]] = {
             label: {**settings, "proxy_protocol": True} for label, settings in origins.items()
         }
-        self.join("home", {**with_header, "bare": {"http_origin": self.bare_origin.port}})
+        names |= {label: {"http_origin": port, "forwarded": "add"} for label, port in fields.items()}
+        self.join("home", {**names, "bare": {"http_origin": self.bare_origin.port}})
 
     def visit_http(self, octets: bytes) -> tuple[tuple[str, int], bytes]:
         """Send octets from the visitor's address; where he was, and all that came."""
@@ -263,6 +278,11 @@ frontend origin
   bind 127.0.0.1:{http} accept-proxy
   http-request return status 200 content-type text/plain lf-string \
 "%[src]:%[src_port] to %[dst]:%[dst_port] for %[fc_pp_authority] id %[fc_pp_unique_id,hex] by %HV"
+frontend fields
+  bind 127.0.0.1:{site.haproxy_fields}
+  http-request set-src req.hdr(x-forwarded-for)
+  http-request return status 200 content-type text/plain lf-string \
+"%[src] %[req.hdr(x-forwarded-proto)] %[req.hdr(x-forwarded-host)]"
 """)
     checked = subprocess.run([program, "-c", "-f", settings], capture_output=True, text=True, timeout=20)
     assert checked.returncode == 0, checked.stderr
@@ -288,3 +308,17 @@ def test_haproxy_accepts_the_header(
         re.escape(f"{expected}:{port} for haproxy.{ZONE} id ") + f"[0-9A-F]{{16,}} by {version}", got
     ), (got, expected)
     assert haproxy.status is None
+
+
+@pytest.mark.parametrize("family", [4, 6])
+@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+def test_the_visitor_in_fields(site: Site, haproxy: Process, program: str, family: int) -> None:
+    """For every request of a connection, whatever he says himself."""
+    del haproxy  # it runs
+    host = f"{program}-fields.{ZONE}"
+    said = site.curl(
+        f"http://{host}/[1-3]",
+        *(["--interface", VISITOR] if family == 4 else by_ipv6(site)),
+        *("-H", "X-Forwarded-For: 198.51.100.7", "-H", "X-Forwarded-Proto: https", "-w", "|"),
+    )
+    assert said == f"{VISITOR if family == 4 else '::1'} http {host}|" * 3

@@ -12,47 +12,49 @@ from tests.effort import examples
 
 def test_new_ones_a_second() -> None:
     sources = Sources(open_at_most=0, new_a_second=2)
-    for _ in range(2):
-        assert sources.over("a", 5.1) is None
-        sources.came("a", 5.1)
-    assert sources.over("a", 5.9) is Over.SOURCE_NEW
-    assert sources.over("b", 5.9) is None
-    assert sources.over("a", 6.0) is None
+    assert [sources.take("a", 5.1) for _ in range(3)] == [None, None, Over.SOURCE_NEW]
+    assert sources.take("a", 5.9) is Over.SOURCE_NEW
+    assert sources.take("b", 5.9) is None
+    assert sources.take("a", 6.0) is None
+    assert sources.open("a") == 3
 
 
 def test_who_has_gone_counts_as_new_still() -> None:
     sources = Sources(open_at_most=0, new_a_second=1)
-    sources.came("a", 1.0)
+    assert sources.take("a", 1.0) is None
     sources.went("a")
-    assert sources.over("a", 1.5) is Over.SOURCE_NEW
+    assert sources.take("a", 1.5) is Over.SOURCE_NEW
     assert (len(sources), sources.open("a")) == (0, 0)
 
 
 def test_open_ones() -> None:
     sources = Sources(open_at_most=2, new_a_second=0)
-    for now in (1.0, 2.0):
-        assert sources.over("a", now) is None
-        sources.came("a", now)
-    assert sources.over("a", 3.0) is Over.SOURCE_OPEN
+    assert [sources.take("a", now) for now in (1.0, 2.0, 3.0)] == [None, None, Over.SOURCE_OPEN]
     sources.went("a")
-    assert sources.over("a", 3.0) is None
+    assert sources.take("a", 3.0) is None
+
+
+def test_who_is_let_in_anyway_counts_as_open() -> None:
+    sources = Sources(open_at_most=1, new_a_second=0)
+    assert sources.take("a", 1.0) is None
+    sources.came("a")
+    sources.went("a")
+    assert sources.take("a", 1.0) is Over.SOURCE_OPEN
 
 
 def test_no_limit() -> None:
     sources = Sources(open_at_most=0, new_a_second=0)
-    for _ in range(5000):
-        sources.came("a", 1.0)
-    assert sources.over("a", 1.0) is None
+    assert [sources.take("a", 1.0) for _ in range(5000)] == [None] * 5000
 
 
 def test_sources_that_are_counted_in_a_second_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SOURCES_A_SECOND", 3)
     sources = Sources(open_at_most=0, new_a_second=1)
     for source in range(10):
-        sources.came(source, 1.0)
+        assert sources.take(source, 1.0) is None
         sources.went(source)
     assert len(sources._new) == 3
-    assert [sources.over(source, 1.0) for source in (0, 2, 3)] == [Over.SOURCE_NEW, Over.SOURCE_NEW, None]
+    assert [sources.take(source, 1.0) for source in (0, 2, 3)] == [Over.SOURCE_NEW, Over.SOURCE_NEW, None]
 
 
 OPEN, NEW = 3, 2
@@ -79,11 +81,13 @@ class AgainstAModel(RuleBasedStateMachine):
 
     @rule(source=st.sampled_from("abc"), anyway=st.booleans())
     def come(self, source: str, anyway: bool) -> None:
-        over = self.sources.over(source, self.now)
-        assert over == self.expected(source)
-        if over is None or anyway:  # one of an exempt source comes in all the same
-            self.sources.came(source, self.now)
+        expected = self.expected(source)
+        assert self.sources.take(source, self.now) == expected
+        if expected is None:
             self.all.append((source, int(self.now)))
+        elif anyway:  # from an exempt source
+            self.sources.came(source)
+        if expected is None or anyway:
             self.open.append(source)
 
     @rule(data=st.data())

@@ -386,3 +386,34 @@ def test_a_head_that_is_too_slow() -> None:
     requests = Requests(HOST)
     requests.from_visitor(POST[:-1])
     assert not requests.head_begun
+
+
+@pytest.mark.parametrize("wrong", [-70_000, -1, 1, 70_000])
+def test_two_readers_must_agree_where_a_large_body_ends(monkeypatch: pytest.MonkeyPatch, wrong: int) -> None:
+    """Whatever the pieces in which the second one gets it."""
+    size = 100_000
+    octets = request(b"PUT / HTTP/1.1", b"Content-Length: %d" % size, body=b"x" * size)
+    assert run(octets + GET) == (octets + GET, None)
+    monkeypatch.setattr(module, "body_of", lambda length: body_of(length and length + wrong))
+    for cut in (len(octets) - 99_000, len(octets) - 10, len(octets)):
+        requests = Requests(HOST)
+        passed = requests.from_visitor(octets[:cut]) + requests.from_visitor(octets[cut:] + GET * 3000)
+        assert status(requests) == 400
+        assert (octets + GET * 3000).startswith(passed)
+
+
+@given(st.binary(min_size=1, max_size=70_000), st.lists(st.integers(1, 66_000), max_size=6), st.booleans())
+@settings(max_examples=examples(60), deadline=None)
+def test_a_large_body_in_any_cut(body: bytes, cuts: list[int], chunked: bool) -> None:
+    if chunked:
+        body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        octets = request(b"PUT / HTTP/1.1", b"Transfer-Encoding: chunked", body=body) + GET
+    else:
+        octets = request(b"PUT / HTTP/1.1", b"Content-Length: %d" % len(body), body=body) + GET
+    requests = Requests(HOST)
+    passed, rest = b"", octets
+    for cut in cuts:
+        passed += requests.from_visitor(rest[:cut])
+        rest = rest[cut:]
+    passed += requests.from_visitor(rest)
+    assert (passed, requests.refusal, requests.heads) == (octets, None, 2)

@@ -76,6 +76,7 @@ def test_which_names_it_is_for(name: str, is_for: bool) -> None:
         (WWW.certificate, RSA.key, "key", "is not the key"),
         (WWW.certificate, with_password(WWW.key), "key", "is encrypted"),
     ],
+    ids=map(str, range(12)),  # not the octets, which are others in each process
 )
 def test_what_is_no_pair(certificate: bytes, key: bytes, part: Part, words: str) -> None:
     with pytest.raises(KeypairRefused, match=words) as caught:
@@ -83,6 +84,7 @@ def test_what_is_no_pair(certificate: bytes, key: bytes, part: Part, words: str)
     assert caught.value.part == part
 
 
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
 @settings(max_examples=examples(300), deadline=None)
 @given(st.data())
 def test_whatever_the_files_hold_there_is_one_error(data: st.DataObject) -> None:

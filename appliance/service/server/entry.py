@@ -307,11 +307,12 @@ class Entry(Service):
         self, kind: type[TlsArrival] | type[HttpArrival], sock: socket.socket, address: Address
     ) -> None:
         gate = self._gate
-        over = gate.why_not(address[0], sock.fileno())
-        if over is not None and (kind.port is Port.HTTP or not gate.may_be_ours(address[0], over)):
-            gate.turn_away(sock, kind.port, over, address[0])
-            return
-        gate.came(address[0])
+        over = gate.take(address[0], sock.fileno())
+        if over is not None:
+            if kind.port is Port.HTTP or not gate.may_be_ours(address[0], over):
+                gate.turn_away(sock, kind.port, over, address[0])
+                return
+            gate.came(address[0])
         self._arrived(kind(self, sock, address, over))
 
     def _arrived(self, arrival: _Arrival) -> None:

@@ -79,16 +79,22 @@ class Gate:
         """From this descriptor on there is room for links, watches and the rest only."""
         self.silent_at_most = max(1, self._visitors_below // _SILENT_PART)
 
-    def why_not(self, address: str, descriptor: int) -> Over | None:
-        """Why a connection from this address, just accepted, has no room if it is a visitor's.
+    def take(self, address: str, descriptor: int) -> Over | None:
+        """A connection from this address was accepted. None: it is let in, and ``went`` follows, once. Else
+        why it has no room if it is a visitor's.
 
         The kernel gives the lowest free descriptor (POSIX), so its number says how many are in use.
         """
-        over = self._sources.over(source_of(address), self._clock.seconds())
-        if over is not None and not self._is_exempt(address):
-            return over
+        source = source_of(address)
+        over = self._sources.take(source, self._clock.seconds())
+        if over is not None:
+            if not self._is_exempt(address):
+                return over
+            self._sources.came(source)
         if descriptor >= self._visitors_below or self.inside >= self._all_at_most:
+            self._sources.went(source)  # it stays one of this second's
             return Over.FULL
+        self.inside += 1
         return None
 
     def may_be_ours(self, address: str, over: Over) -> bool:
@@ -96,9 +102,9 @@ class Gate:
         return over is Over.FULL or self._linked(address)
 
     def came(self, address: str) -> None:
-        """It is let in; ``went`` follows, once."""
+        """It is let in all the same, for it may be ours; ``went`` follows, once."""
         self.inside += 1
-        self._sources.came(source_of(address), self._clock.seconds())
+        self._sources.came(source_of(address))
 
     def went(self, address: str) -> None:
         """It is closed, or is no visitor's."""

@@ -233,8 +233,9 @@ class Visitors:
         visit.lane = lane
         visit.lane_since = self._clock.seconds()
         visit.checked = False
-        offer = self._routes.offer(visit.host, session)
-        visit.going_to(forwarded=offer is not None and offer.forwarded)
+        if visit.head is not None:
+            offer = self._routes.offer(visit.host, session)
+            visit.going_to(forwarded=offer is not None and offer.forwarded)
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
         self._lane_ready(visit, lane, READABLE | WRITABLE)

@@ -135,6 +135,7 @@ def test_a_file_that_is_written_to_is_read_when_it_is_left_alone(watched: Watche
         (FIRST.certificate, b"", "{key} holds no private key in PEM that can be read whole"),
         (OTHER.certificate, OTHER.key, "{certificate} is not for www.example.com but for other.example.com"),
     ],
+    ids=["cut off", "another's key", "no key", "another name"],
 )
 def test_what_is_wrong_leaves_the_old_one_in_use(
     watched: Watched, lines: list[str], certificate: bytes, key: bytes, words: str

@@ -39,10 +39,7 @@ class Ground:
         )
 
     def come(self, address: str, descriptor: int = 50) -> Over | None:
-        over = self.gate.why_not(address, descriptor)
-        if over is None:
-            self.gate.came(address)
-        return over
+        return self.gate.take(address, descriptor)
 
 
 @pytest.mark.parametrize(
@@ -123,6 +120,13 @@ def test_full_in_all() -> None:
     assert [ground.come(HOME), ground.come(OTHER), ground.come(HOME)] == [None, None, Over.FULL]
     ground.gate.went(OTHER)
     assert ground.come(HOME) is None
+
+
+def test_a_flood_when_it_is_full_is_not_read() -> None:
+    ground = Ground(Limits(source_new=2, source_open=0, all_open=1))
+    assert ground.come(OTHER) is None
+    assert [ground.come(HOME) for _ in range(4)] == [Over.FULL, Over.FULL, Over.SOURCE_NEW, Over.SOURCE_NEW]
+    assert (ground.gate.inside, ground.gate.status()["sources"]) == (1, 1)
 
 
 def test_who_may_be_ours_is_read() -> None:

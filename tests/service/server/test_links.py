@@ -30,6 +30,8 @@ from tests.tunnel.lists import revoking
 async def test_registered_served_and_unserved() -> None:
     ground = Ground()
     try:
+        links: Any = ground.server._links
+        assert not links.linked("127.0.0.1")
         first = await ground.link(client_credential())
         await until(lambda: len(first.names) == 2)
         second = await ground.link(client_credential())
@@ -40,10 +42,12 @@ async def test_registered_served_and_unserved() -> None:
         first.abort()
         await until(lambda: len(ground.server.status()["sessions"]) == 1)
         assert len(ground.told) == 2  # the second instance still serves them
+        assert links.linked("127.0.0.1")
         second.machine.goodbye("stopping", "the client is stopping")
         second._flush()
         await until(lambda: len(ground.told) == 4)
         assert ground.told[2:] == [("not serving", name) for name in NAMES]
+        assert not links.linked("127.0.0.1")
     finally:
         await ground.close()
 
