@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import http.server
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+from acme.client import ClientNetwork
+from acme.errors import ConflictError
 
 from appliance.acmesettings import AcmeSettings
 from appliance.service.client import issuer as module
@@ -155,6 +161,73 @@ def test_a_ca_that_wants_to_know_who_asks(tmp_path: Path) -> None:
         assert Issuer(bound, AcmeState(tmp_path, pebble.url)).place(NAMES[0], None).status == "pending"
     finally:
         pebble.kill()
+
+
+class Windows(http.server.BaseHTTPRequestHandler):
+    """RenewalInfo (RFC 9773 4.1, 4.2) for one certificate."""
+
+    said: ClassVar[dict[str, bytes]] = {
+        "/info/good.id": b'{"suggestedWindow":{"start":"2026-12-01T00:00:00Z","end":"2026-12-02T00:00:00Z"}}',
+        "/info/bad.id": b'{"suggestedWindow":{}}',
+    }
+
+    def do_GET(self) -> None:
+        body = self.said.get(self.path)
+        self.send_response(200 if body else 404)
+        self.send_header("Retry-After", "21600")
+        self.send_header("Content-Length", str(len(body or b"")))
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_: object) -> None:
+        """Nobody reads it here."""
+
+
+@pytest.fixture
+def windows() -> Iterator[str]:
+    """Pebble of Debian has no RenewalInfo: the URL of a server that does."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Windows)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/info"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_the_window_of_a_renewal_and_what_it_replaces(
+    ca: Ca, windows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuer, _ = ca.issuer("one")
+    posted: list[Any] = []
+    post = ClientNetwork.post
+
+    def seen(self: ClientNetwork, url: str, body: Any, **more: Any) -> Any:
+        posted.append(body)
+        return post(self, url, body, **more)
+
+    monkeypatch.setattr(ClientNetwork, "post", seen)
+    issuer.place(NAMES[0], "good.id")
+    assert "replaces" not in posted[0].to_json()  # this CA would not know what that is
+    issuer._directory._jobj["renewalInfo"] = windows
+    first, last = datetime(2026, 12, 1, tzinfo=UTC), datetime(2026, 12, 2, tzinfo=UTC)
+    assert issuer.window("good.id") == ((first, last), 21600.0)
+    with pytest.raises(IssuerSilent, match="WindowRefused"):
+        issuer.window("bad.id")
+    with pytest.raises(IssuerRefused, match="404"):
+        issuer.window("no.id")
+    posted.clear()
+    issuer.place(NAMES[0], "good.id")
+    assert posted[0].to_json()["replaces"] == "good.id"
+
+    def taken(self: ClientNetwork, url: str, body: Any, **more: Any) -> Any:
+        if getattr(body, "replaces", None):
+            raise ConflictError("https://ca.test/order/of/before")
+        return post(self, url, body, **more)
+
+    # An order was placed for it, and the process ended before it heard of that.
+    monkeypatch.setattr(ClientNetwork, "post", taken)
+    assert issuer.place(NAMES[0], "good.id").status == "pending"
 
 
 def test_no_answer_is_too_long_for_a_log() -> None:
