@@ -1,4 +1,6 @@
-"""The key in an invitation: nsupdate, certbot and lego answer the challenges of its names with it."""
+"""ACME clients beside the web server: by DNS UPDATE with the key in the invitation (nsupdate, certbot, lego),
+and by HTTP-01 and TLS-ALPN-01 through the tunnel as it is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ import pytest
 import trustme
 
 from tests.end_to_end.programs import Process, free_port, need, wait_for
-from tests.end_to_end.site import ZONE, Appliance, Ports
+from tests.end_to_end.site import ZONE, Appliance, Client, Ports
 from tests.end_to_end.test_introduction import SECONDS, Site
 
 WWW, WILD = f"www.{ZONE}", f"*.apps.{ZONE}"
@@ -110,8 +112,8 @@ def pebble(tmp_path: Path, ns1: Appliance, start: Callable[..., Process]) -> tup
         "managementListenAddress": f"127.0.0.1:{free_port('tcp')}",
         "certificate": str(tmp_path / "cert.pem"),
         "privateKey": str(tmp_path / "key.pem"),
-        "httpPort": free_port("tcp"),
-        "tlsPort": free_port("tcp"),
+        "httpPort": ns1.ports.http,
+        "tlsPort": ns1.ports.tls,
     }
     (tmp_path / "pebble.json").write_text(json.dumps({"pebble": settings}))
     process = start(
@@ -158,3 +160,25 @@ def test_lego_gets_a_certificate(
     lego.says("Server responded with a certificate", 50)
     wait_for(lambda: lego.status is not None, 10, "the end of lego")
     assert lego.status == 0, lego.output
+
+
+@pytest.mark.parametrize("challenge", ["http", "tls"])
+def test_with_one_client_a_visit_of_the_ca_reaches_the_acme_client(
+    ns1: Appliance, pebble: tuple[str, Path], tmp_path: Path, start: Callable[..., Process], challenge: str
+) -> None:
+    url, ca = pebble
+    port = free_port("tcp")
+    served = ("--http", "serve") if challenge == "http" else ()
+    origin = (f"--{challenge}-origin", f"127.0.0.1:{port}", *served)
+    client = Client(tmp_path / "client", invitation(ns1), ns1, *origin)
+    try:
+        client.start("ns1")
+        lego = start(
+            *(need("lego"), "--path", tmp_path / "lego", "--server", url, "--accept-tos"),
+            *("--email", "a@demo.test", f"--{challenge}", f"--{challenge}.port", f"127.0.0.1:{port}"),
+            *("--domains", WWW, "run"),
+            env={"LEGO_CA_CERTIFICATES": str(ca)},
+        )
+        lego.says("Server responded with a certificate", 50)
+    finally:
+        client.kill()

@@ -226,6 +226,7 @@ class TunnelServer(Service):
         return {
             "sessions": self._links.status(),
             "joined": len(self._relay.joined),
+            "challenges": self._links.challenges.status(),
             "entry": self._gate.status(),
             "visitors": self._ledger.status(),
             **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),
