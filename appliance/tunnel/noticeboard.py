@@ -11,6 +11,8 @@ from typing import Generic, TypeVar
 
 from appliance.tunnel.challenge import owner_of
 
+EXPIRE_SECONDS = 1.0
+"""Between two looks for what is over: each is at all that stands, and there may be ten thousand."""
 MAX_OF_OWNER = 8
 """At one name at a time: a name and its wildcard of four clients. As TXT records they are 450 octets."""
 

@@ -18,7 +18,7 @@ from appliance.fleet.watch import MAX_CHALLENGES_OF_SERVER
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.zonefiles import Zonefiles
 from appliance.tunnel.challenge import owner_of
-from appliance.tunnel.noticeboard import Noticeboard, TooManyChallenges
+from appliance.tunnel.noticeboard import EXPIRE_SECONDS, Noticeboard, TooManyChallenges
 
 LAY_SECONDS = 1.0
 """Between two versions of the zones because of challenges, as the registry has it: many names that are
@@ -42,11 +42,13 @@ class Challenges:
 
     def said(self, server_id: str, name: str, value: str, seconds: int) -> None:
         """A server says so, of a client whose certificate grants the name."""
+        until = self._reactor.seconds() + seconds
         try:
-            self._board.say(server_id, name, value, self._reactor.seconds() + seconds)
+            self._board.say(server_id, name, value, until)
         except TooManyChallenges as error:
             self._complaints.warn(owner_of(name), f"a challenge is not published: {error}")
             return
+        self._look_by(until)
         self._soon(name)
 
     def withdrawn(self, server_id: str, name: str, value: str) -> None:
@@ -66,16 +68,20 @@ class Challenges:
         now = self._reactor.seconds()
         if self._lay is None and self._dirty:
             self._lay = self._reactor.callLater(max(0.0, self._laid_at + LAY_SECONDS - now), self._publish)
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        deadline = self._board.next_deadline()
-        if deadline is not None:
-            self._timer = self._reactor.callLater(max(0.0, deadline - now), self._expire)
+
+    def _look_by(self, due: float) -> None:
+        if self._timer is None or due < self._timer.getTime():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._reactor.callLater(due - self._reactor.seconds(), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self._soon(*(name for name, _ in self._board.expire(self._reactor.seconds())))
+        now = self._reactor.seconds()
+        self._soon(*(name for name, _ in self._board.expire(now)))
+        deadline = self._board.next_deadline()
+        if deadline is not None:
+            self._look_by(max(deadline, now + EXPIRE_SECONDS))
 
     def _publish(self) -> None:
         self._lay = None

@@ -15,7 +15,7 @@ from appliance.tunnel.certificates import Peer
 from appliance.tunnel.challenge import MAX_OF_CLIENT
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.lines import MessageError
-from appliance.tunnel.noticeboard import Challenge, Noticeboard, TooManyChallenges
+from appliance.tunnel.noticeboard import EXPIRE_SECONDS, Challenge, Noticeboard, TooManyChallenges
 
 
 class ChallengeRefused(Exception):
@@ -48,7 +48,7 @@ class Challenges:
         for watch in self._watches():
             watch.challenge(name, value, seconds, signature, certificate)
         self._flush()
-        self._set_timer()
+        self._look_by(now + seconds)
 
     def withdraw(self, client: Peer, name: str, value: str) -> None:
         """This client does not need it any more."""
@@ -90,15 +90,16 @@ class Challenges:
             for watch in self._watches():
                 watch.challenge_over(*challenge)
         self._flush()
-        self._set_timer()
 
-    def _set_timer(self) -> None:
-        self.stop()
-        deadline = self._board.next_deadline()
-        if deadline is not None:
-            wait = max(0.0, deadline - self._reactor.seconds())
-            self._timer = self._reactor.callLater(wait, self._expire)
+    def _look_by(self, due: float) -> None:
+        if self._timer is None or due < self._timer.getTime():
+            self.stop()
+            self._timer = self._reactor.callLater(due - self._reactor.seconds(), self._expire)
 
     def _expire(self) -> None:
         self._timer = None
-        self._over(self._board.expire(self._reactor.seconds()))
+        now = self._reactor.seconds()
+        self._over(self._board.expire(now))
+        deadline = self._board.next_deadline()
+        if deadline is not None:
+            self._look_by(max(deadline, now + EXPIRE_SECONDS))

@@ -118,3 +118,22 @@ def test_names_in_no_zone_of_ours_and_more_than_a_name_may_have(ground: Ground) 
         ground.challenges.said("a", WWW, f"{number:043}", 600)
     ground.run()
     assert len(ground.ask(f"_acme-challenge.{WWW}")) == MAX_OF_OWNER
+
+
+def test_many_at_once_cost_their_number_and_not_its_square(ground: Ground) -> None:
+    """Each look at all that stands is one a second: 10,000 that end one after the other are 600 looks."""
+    looks: list[float] = []
+    board = ground.challenges._board
+    expire = board.expire
+
+    def counted(now: float) -> list[tuple[str, str]]:
+        looks.append(now)
+        return expire(now)
+
+    board.expire = counted  # type: ignore[method-assign]
+    for number in range(500):
+        ground.challenges.said("a", f"n{number}.demo.test", ONE, 10 + number % 50)
+    for _ in range(600):
+        ground.clock.advance(0.1)
+    assert board.standing() == []
+    assert len(looks) == 50
