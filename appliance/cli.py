@@ -20,10 +20,12 @@ from rich.console import Console
 from rich.table import Table
 
 from appliance import __version__
+from appliance.acmekeyforms import FORMS, written
 from appliance.addresses import read_listen, with_port
 from appliance.service.control import SOCKET_NAME
 from appliance.settings import DEFAULT_APPLIANCE_FILE
 from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused
+from appliance.tunnel.invitation import InvitationRefused, read_invitation
 from appliance.tunnel.names import BadHostName, normal
 
 ANSWER_SECONDS = 60.0
@@ -121,6 +123,23 @@ def invite(where: Any, names: Sequence[str], client: str | None, output: Path | 
         f"  twistd -n tunnel-client --invitation {shown} --tls-origin 127.0.0.1:443",
         err=True,
     )
+
+
+@main.command(name="acme-key")
+@click.argument("invitation", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--for", "form", type=click.Choice(FORMS), default="nsupdate", show_default=True)
+def acme_key(invitation: Path, form: str) -> None:
+    """Print the key of an invitation as an ACME client wants it that answers challenges by DNS UPDATE.
+
+    It may change _acme-challenge of the invitation's names, and nothing else. No appliance need run here.
+    """
+    try:
+        key = read_invitation(invitation.read_text(encoding="utf-8")).acme_key
+    except (OSError, UnicodeDecodeError, InvitationRefused) as error:
+        raise click.ClickException(f"{invitation}: {error}") from None
+    if key is None:
+        raise click.ClickException(f"{invitation}: none of its names is in a zone of the appliance's")
+    click.echo(written(key, form), nl=False)
 
 
 @main.command()

@@ -97,7 +97,7 @@ def makeService(options: Options) -> service.IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     whole = service.MultiService()
     client.setServiceParent(whole)  # type: ignore[no-untyped-call]
-    Signals(reactor, client.certificates.read_again).setServiceParent(whole)  # type: ignore[no-untyped-call]
+    Signals(reactor, client.read_again).setServiceParent(whole)  # type: ignore[no-untyped-call]
     Ending(reactor, client.drain).setServiceParent(whole)  # type: ignore[no-untyped-call]
     return whole
 

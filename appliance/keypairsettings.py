@@ -1,6 +1,7 @@
 """`certificate` and `key` of a client's settings: where relative paths start, and where the two have no use.
 
-Where a visitor's TLS ends is said either by a `tls_origin`, which has a certificate of its own, or by these.
+Where a visitor's TLS ends is said by a `tls_origin`, which has a certificate of its own, by these, or by
+`acme`.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import attrs
 from appliance.settingsfile import SettingsFile
 
 KEYPAIR = ("certificate", "key")
-_ENDS = (("tls_origin",), KEYPAIR)
+_ENDS = (("tls_origin",), KEYPAIR, ("acme",))
 
 T = TypeVar("T")
 
 
 def without_other_end(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """What a name inherits: where TLS ends not, if its own table says so in the other way."""
+    """What a name inherits: where TLS ends not, if its own table says so in another way."""
     not_inherited: set[str] = set()
-    for end, other in (_ENDS, _ENDS[::-1]):
-        if any(key in own for key in end):
-            not_inherited.update(other)
+    for end in _ENDS:
+        if any(own.get(key) for key in end):
+            not_inherited.update(key for other in _ENDS if other is not end for key in other)
     return {key: value for key, value in inherited.items() if key not in not_inherited}
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 import attrs
 import cattrs
 
+from appliance.acmesettings import AcmeSettings, with_whole_paths, wrong_acme
 from appliance.addresses import (
     Listen,
     Origin,
@@ -287,7 +288,7 @@ class NameSettings:
     http_origin: Origin | None = _doc("Where plain HTTP visitors are joined to.", "none", default=None)
     http: Literal["redirect", "serve"] = _doc(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
-        '`"serve"` with an `http_origin` and no `certificate`, else `"redirect"`',
+        '`"serve"` with an `http_origin` and no certificate, else `"redirect"`',
         default="redirect",
     )
     proxy_protocol: bool = _doc(
@@ -311,11 +312,23 @@ class NameSettings:
     key: Path | None = _doc(
         "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
     )
+    acme: bool = _doc(
+        "Whether a certificate for the name is got from the CA of `[acme]`, if it has an `http_origin` and"
+        " neither a `certificate` nor a `tls_origin`.",
+        "`true` with an `[acme]`",
+        default=False,
+    )
 
     @property
     def terminated(self) -> bool:
         """Whether the client ends the TLS of visitors."""
-        return self.tls_origin is None and self.http_origin is not None and self.certificate is not None
+        has_one = self.certificate is not None or self.acme
+        return self.tls_origin is None and self.http_origin is not None and has_one
+
+    @property
+    def certified(self) -> bool:
+        """Whether the client gets a certificate for it."""
+        return self.terminated and self.certificate is None
 
 
 @attrs.frozen
@@ -324,7 +337,8 @@ class ClientSettings:
 
     invitation: Path = _doc("The file that `tunnel-appliance invite` wrote.", "none: it must be given")
     state: Path = _doc(
-        "The directory of this client's instance id, and of the secret of its session tickets.",
+        "The directory of this client's instance id, of the secret of its session tickets, and of the"
+        " certificates that it got.",
         '`"client-state"`',
         default=Path("client-state"),
     )
@@ -339,7 +353,7 @@ class ClientSettings:
     )
     http: Literal["redirect", "serve"] = _doc(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
-        '`"serve"` with an `http_origin` and no `certificate`, else `"redirect"`',
+        '`"serve"` with an `http_origin` and no certificate, else `"redirect"`',
         default="redirect",
     )
     proxy_protocol: bool = _doc(
@@ -369,6 +383,7 @@ class ClientSettings:
         default=DRAIN_SECONDS_DEFAULT,
     )
     names: Mapping[str, NameSettings] = attrs.field(factory=dict)
+    acme: AcmeSettings | None = None
 
     def for_name(self, name: str) -> NameSettings:
         """How `name` is served: its own table, or what the top of the file says."""
@@ -382,6 +397,7 @@ class ClientSettings:
             self.forwarded,
             certificate=self.certificate,
             key=self.key,
+            acme=self.acme is not None,
         )
 
 
@@ -456,6 +472,9 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
     if not file.given("invitation"):
         errors.append("no invitation: give --invitation FILE, which `tunnel-appliance invite NAME` wrote")
         file.tables["invitation"] = "/dev/null"
+    if not isinstance(file.tables.get("acme", {}), dict):
+        errors.append(file.error(("acme",), "must be a table: write [acme]"))
+        del file.tables["acme"]
     _default_ports(file, ("resolver",), DNS_PORT)
     _inherit(file)
     settings = _structured(file, _converter(file), ClientSettings, (), errors)
@@ -471,6 +490,10 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
         },
     )
     settings = with_paths(file, (), settings)
+    if settings.acme is not None:
+        acme = with_whole_paths(file, settings.acme)
+        settings = attrs.evolve(settings, acme=acme)
+        errors += wrong_acme(file, acme)
     if not settings.invitation.exists():
         errors.append(file.error(("invitation",), f"{settings.invitation} does not exist"))
     _check_drain(file, ("drain_seconds",), settings.drain_seconds, errors)
@@ -482,6 +505,8 @@ def read_client(path: Path | None, overrides: Mapping[str, object]) -> ClientSet
         elif name.http == "serve" and name.http_origin is None:
             errors.append(file.error((*key, "http"), '"serve" needs an http_origin'))
         errors += wrong_keypair(file, key, name)
+        if key and name.acme and settings.acme is None:
+            errors.append(file.error((*key, "acme"), "needs [acme]: it says which CA"))
     if errors:
         raise SettingsRefused(errors)
     return settings
@@ -772,11 +797,14 @@ def _inherit(file: SettingsFile) -> None:
     if isinstance(names, dict):
         for name in list(names):
             if isinstance(names[name], dict):
-                inherited = {key: top[key] for key in _PER_NAME if key in top}
+                inherited = {key: top[key] for key in _PER_NAME if key in top and key != "acme"}
+                if "acme" in top:
+                    inherited["acme"] = True
                 names[name] = without_other_end(inherited, names[name]) | names[name]
                 tables.append(names[name])
     for table in tables:
-        if "http_origin" in table and ("certificate" not in table or "tls_origin" in table):
+        terminated = ("certificate" in table or table.get("acme")) and "tls_origin" not in table
+        if "http_origin" in table and not terminated:
             table.setdefault("http", "serve")
 
 

@@ -27,8 +27,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dnslib import DNSRecord
 
+from deploy.demo_pebble import Pebble, may_issue
+
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "www.demo.test"
+PLAIN = "plain.demo.test"
+"""A name whose web server has no certificate: the client gets one, where pebble is there to give it."""
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
 STOP_SECONDS = 10.0
@@ -44,7 +48,7 @@ _PR_SET_PDEATHSIG = 1
 APPLIANCE = """\
 [nameserver]
 zones = "{zones}"
-listen = ["{host}:{dns}"]
+listen = [{listen}]
 private_addresses = true
 
 [server]
@@ -59,14 +63,28 @@ resolver = "{host}:{dns}"
 tls_origin = "{host}:{tls_origin}"
 http_origin = "{host}:{http_origin}"
 """
+CLIENT_PLAIN = """
+[names."{name}"]
+acme = true
+
+[acme]
+directory = "{directory}"
+root = "{root}"
+terms_agreed = true
+"""
 READY = """
 ready
 
   dig @{host} -p {dns} +noall +answer {name} TXT {name} A
   curl --cacert {ca} --resolve {name}:{tls}:{host} https://{name}:{tls}/
   curl --resolve {name}:{http}:{host} http://{name}:{http}/
-
+{plain}
 Ctrl-C ends it.
+"""
+READY_PLAIN = """  curl --cacert {root} --resolve {name}:{tls}:{host} https://{name}:{tls}/
+  (its web server has no certificate: the client got one, by ACME from pebble)
+"""
+NO_PLAIN = """  (https for a web server without a certificate needs pebble, and port 53 of {host}: not shown)
 """
 
 
@@ -102,14 +120,24 @@ def demonstration(running: ExitStack, dns: int, tls: int, http: int) -> Callable
     tls_origin = running.enter_context(web_server(web_tls(ca, directory / "web.pem")))
     http_origin = running.enter_context(web_server(None))
     ports = {"host": HOST, "dns": dns, "tls": tls, "http": http}
-    (directory / "appliance.toml").write_text(APPLIANCE.format(zones=ROOT / "zones", **ports))
-    (directory / "client.toml").write_text(
-        CLIENT.format(tls_origin=tls_origin, http_origin=http_origin, **ports)
+    listen = [f'"{HOST}:{dns}"']
+    with_acme = may_issue()
+    if with_acme:  # where a client asks a nameserver for its challenge, as the CA would
+        listen.append(f'"{HOST}:53"')
+    (directory / "appliance.toml").write_text(
+        APPLIANCE.format(zones=ROOT / "zones", listen=", ".join(listen), **ports)
     )
+    settings = CLIENT.format(tls_origin=tls_origin, http_origin=http_origin, **ports)
     appliance = running.enter_context(_Program("tunnel-appliance", directory / "appliance.toml"))
     _until(lambda: (directory / "state" / "control").exists(), appliance)
+    issuer = None
+    if with_acme:
+        issuer = running.enter_context(Pebble(directory, f"{HOST}:{dns}", web_tls))
+        settings += CLIENT_PLAIN.format(name=PLAIN, directory=issuer.directory_url, root=issuer.ca)
+    (directory / "client.toml").write_text(settings)
     invitation = directory / "invitation.toml"
-    invite = [_beside("tunnel-appliance"), "--state", str(directory / "state"), "invite", NAME]
+    names = [NAME] if issuer is None else [NAME, PLAIN]
+    invite = [_beside("tunnel-appliance"), "--state", str(directory / "state"), "invite", *names]
     invited = subprocess.run(
         [*invite, "--output", str(invitation)], capture_output=True, text=True, check=False
     )
@@ -118,10 +146,15 @@ def demonstration(running: ExitStack, dns: int, tls: int, http: int) -> Callable
     client = running.enter_context(_Program("tunnel-client", directory / "client.toml"))
 
     def works() -> bool:
-        return _resolves(dns) and _answers(tls, ca) and _answers(http, None)
+        if not (_resolves(dns) and _answers(NAME, tls, ca) and _answers(NAME, http, None)):
+            return False
+        return issuer is None or (issuer.has_root() and _answers(PLAIN, tls, issuer.root))
 
     _until(works, appliance, client)
-    print(READY.format(name=NAME, ca=ca, **ports), flush=True)
+    plain = NO_PLAIN.format(**ports)
+    if issuer is not None:
+        plain = READY_PLAIN.format(name=PLAIN, root=issuer.root, **ports)
+    print(READY.format(name=NAME, ca=ca, plain=plain, **ports), flush=True)
 
     def watch() -> None:
         appliance.check()
@@ -191,15 +224,15 @@ def _resolves(port: int) -> bool:
     return HOST in {str(record.rdata) for record in answer.rr}
 
 
-def _answers(port: int, ca: Path | None) -> bool:
+def _answers(name: str, port: int, ca: Path | None) -> bool:
     """Whether the page comes, over TLS where a CA is given."""
-    request = f"GET / HTTP/1.1\r\nHost: {NAME}:{port}\r\nConnection: close\r\n\r\n".encode()
+    request = f"GET / HTTP/1.1\r\nHost: {name}:{port}\r\nConnection: close\r\n\r\n".encode()
     try:
         with ExitStack() as opened:
             connection = opened.enter_context(socket.create_connection((HOST, port), timeout=5))
             if ca is not None:
                 context = ssl.create_default_context(cafile=str(ca))
-                connection = opened.enter_context(context.wrap_socket(connection, server_hostname=NAME))
+                connection = opened.enter_context(context.wrap_socket(connection, server_hostname=name))
             connection.sendall(request)
             with connection.makefile("rb") as answer:
                 return b"It works" in answer.read()
@@ -256,10 +289,11 @@ def web_server(tls: ssl.SSLContext | None, port: int = 0) -> Iterator[int]:
         server.server_close()
 
 
-def web_tls(ca: Path, credential: Path) -> ssl.SSLContext:
-    """A certificate for NAME made on the spot; `ca` is what curl is told to trust."""
+def web_tls(ca: Path, credential: Path, host: str = "") -> ssl.SSLContext:
+    """A certificate for NAME, or another host, made on the spot; `ca` is what curl is told to trust."""
+    host = host or NAME
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, NAME)])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
@@ -269,7 +303,7 @@ def web_tls(ca: Path, credential: Path) -> ssl.SSLContext:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(NAME)]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from appliance.acmesettings import AcmeSettings
 from appliance.keysettings import KeyTable
 from appliance.secondaries import SecondaryTable
 from appliance.settings import (
@@ -91,6 +92,7 @@ def reference() -> str:
         _table(ClientSettings, "", CLIENT_OPTIONS),
     ]
     parts += [NAMES.format(doc=_doc(NameSettings)), _table(NameSettings, "names.", {})]
+    parts += [f"\n### `[acme]`\n\n{_doc(AcmeSettings)}\n\n", _table(AcmeSettings, "acme.", {})]
     return "".join(parts)
 
 

@@ -6,6 +6,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from appliance.cli import main
 from appliance.dns.zonefile import read_zone
 from appliance.settings import read_appliance
 from appliance.tunnel.discovery import ServerAddress
+from tests.tunnel.test_invitation import INVITATION, KEY
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +56,17 @@ def appliance(tmp_path: Path) -> Iterator[Callable[[Any], list[Any]]]:
 
 def run(*arguments: str) -> Result:
     return CliRunner().invoke(main, arguments)
+
+
+def test_acme_key(here: Path) -> None:
+    (here / "bare.toml").write_text(INVITATION.to_toml())
+    assert "none of its names is in a zone" in run("acme-key", "bare.toml").output
+    (here / "with.toml").write_text(replace(INVITATION, acme_key=KEY).to_toml())
+    result = run("acme-key", "with.toml", "--for", "lego")
+    assert result.exit_code == 0
+    assert f"RFC2136_TSIG_SECRET={KEY.secret}\n" in result.output
+    (here / "no.toml").write_text("x")
+    assert "is not TOML" in run("acme-key", "no.toml").output
 
 
 def test_init(here: Path) -> None:

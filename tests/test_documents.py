@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,6 +122,10 @@ def test_make_run(tmp_path: Path) -> None:
         assert re.search(r"^www\.demo\.test\.\s+15\s+IN\s+A\s+127\.0\.0\.1$", answers, re.MULTILINE)
         for line in (https, http):
             assert "It works" in pasted(line)
+        if shutil.which("pebble") and "plain.demo.test" in running.output:
+            assert "It works" in pasted(shown[3])
+        else:
+            assert "needs pebble, and port 53" in shown[3]
         directory = Path(re.findall(r"--cacert (\S+)/", https)[0])
         assert directory.exists()
         os.killpg(running.pid, signal.SIGINT)  # as a terminal does

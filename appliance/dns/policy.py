@@ -14,7 +14,7 @@ from typing import Final
 from appliance.dns import names
 from appliance.dns.numbers import TXT
 
-_CHALLENGE: Final = b"\x0f_acme-challenge"  # RFC 8555 8.4
+CHALLENGE_LABEL: Final = b"\x0f_acme-challenge"  # RFC 8555 8.4
 
 
 class Kind(Enum):
@@ -43,7 +43,7 @@ class Policy:
             return False
         if self.kind is Kind.UPDATE:
             return not self.names or any(_matches(name, one) for one in self.names)
-        if rtype != TXT or not name.startswith(_CHALLENGE):
+        if rtype != TXT or not name.startswith(CHALLENGE_LABEL):
             return False
         certified = names.parent(name)
         return not self.names or any(

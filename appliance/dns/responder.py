@@ -112,7 +112,7 @@ class Responder:
 
     `keys` are those that a signature may be of, `receivers` which of them get transfers; the zones of
     `followed` have their primary elsewhere. The UPDATEs of `introducers` are for this nameserver itself, also
-    of those zones. `counters` counts
+    of those zones; the keys of `clients` are good where the zones are ours. `counters` counts
     by reason what was dropped, and what Counted names. `last_fault` is the exception of
     the last message on which our own code failed. `gate` says on what terms answers go out; `rotate`:
     rrsets begin with another record from answer to answer.
@@ -132,6 +132,7 @@ class Responder:
         self.receivers: Receivers = {}
         self.followed: Followed = {}
         self.introducers: Keys = {}
+        self.clients: Keys = {}
         self.counters: Counter[Dropped | Counted] = Counter()
         self.last_fault: Exception | None = None
 
@@ -425,8 +426,9 @@ class Responder:
     def _check(self, message: bytes, wall: int) -> Signed | Unsigned | TsigError:
         """Who sent `message`, by all keys that there are."""
         checked = check(message, self.keys, wall)
-        if isinstance(checked, TsigError) and checked.error == BADKEY:
-            return check(message, self.introducers, wall)
+        for keys in (self.introducers, self.clients):
+            if isinstance(checked, TsigError) and checked.error == BADKEY:
+                checked = check(message, keys, wall)
         return checked
 
     def _elsewhere(

@@ -42,7 +42,7 @@ from appliance.dns.numbers import (
     YXRRSET,
 )
 from appliance.dns.overlay import DISCOVERY_TEXT, LIVE_TYPES, Live, conflicts_at_load
-from appliance.dns.policy import Policy, allowed
+from appliance.dns.policy import CHALLENGE_LABEL, Policy, allowed
 from appliance.dns.question import Edns
 from appliance.dns.rrtypes import text_of
 from appliance.dns.sections import MessageError, Sections, Span, name_at, read_sections
@@ -265,8 +265,15 @@ def changed(
 
 
 def _live_in_force(update: Update, static: Zone, live: Live) -> frozenset[tuple[bytes, int]]:
-    """The live rrsets that are published at the names of `update`: none where the static record won."""
-    there = _live_at({clause.name for clause in update.changes}, live)
+    """The live rrsets that are published at the names of `update` and are nobody's to change: none where the
+    static record won, and no challenge, beside which those of other ACME clients may be.
+    """
+    owners = {clause.name for clause in update.changes}
+    there = {
+        key: rrset
+        for key, rrset in _live_at(owners, live).items()
+        if not (key[1] == TXT and key[0].startswith(CHALLENGE_LABEL))
+    }
     conflicting = {(one.name, one.rtype) for one in conflicts_at_load(static, there)} if there else set()
     return frozenset(there) - conflicting
 

@@ -82,10 +82,31 @@ class ServingStopped:
 
 @dataclass(frozen=True, slots=True)
 class NameRefused:
-    """At a nameserver: the server says it serves this name, but the certificate shown does not allow it."""
+    """At a nameserver: the server says it serves this name, or a challenge of it, but the certificate shown
+    does not allow it.
+    """
 
     name: str
     text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeSaid:
+    """At a nameserver: a client there, who may, wants this value to be published for so many seconds, for the
+    certificate of a name.
+    """
+
+    name: str
+    value: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeWithdrawn:
+    """At a nameserver: nobody there wants that any more."""
+
+    name: str
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +141,8 @@ ObserverEvent = (
     | ServingStarted
     | ServingStopped
     | NameRefused
+    | ChallengeSaid
+    | ChallengeWithdrawn
     | ServerDraining
     | ServerLeft
     | CrlBrought

@@ -13,6 +13,7 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.discovery import BadServerAddress, read_address
@@ -60,6 +61,8 @@ def _address(value: object) -> str:
 _ID = word("[a-z0-9._-]{1,63}")
 _TOKEN = word("[!-~]{1,64}")
 _FINGERPRINT = hexadecimal(64)
+_VALUE = word(VALUE_PATTERN)
+_SIGNATURE = word(SIGNATURE_PATTERN)
 _CRL = whole(0, MAX_CRL_NUMBER)
 
 
@@ -89,7 +92,7 @@ class NameserverHello:
 class Certificate:
     """Server: a client's certificate, before the first name that is served under it.
 
-    `fingerprint` is the SHA-256 of its DER. Both ends forget it with the last name under it.
+    `fingerprint` is the SHA-256 of its DER. Both ends forget it with the last name and challenge under it.
     """
 
     fingerprint: Annotated[str, _FINGERPRINT]
@@ -109,6 +112,27 @@ class NotServing:
     """Server: a name has no session here any more."""
 
     name: Annotated[str, _name]
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """Server: a client with that certificate wants to have a certificate of this name, and a TXT record to
+    say this value for so long. Said again, it is that much longer.
+    """
+
+    name: Annotated[str, _name]
+    value: Annotated[str, _VALUE]
+    seconds: Annotated[int, whole(1, LIFE_SECONDS)]
+    signature: Annotated[str, _SIGNATURE]
+    fingerprint: Annotated[str, _FINGERPRINT]
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeOver:
+    """Server: nobody here wants that any more."""
+
+    name: Annotated[str, _name]
+    value: Annotated[str, _VALUE]
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +206,8 @@ FromServer = (
     | Certificate
     | Serving
     | NotServing
+    | Challenge
+    | ChallengeOver
     | SnapshotEnded
     | Crl
     | Draining
@@ -199,6 +225,8 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
         "certificate": Certificate,
         "serving": Serving,
         "not_serving": NotServing,
+        "challenge": Challenge,
+        "challenge_over": ChallengeOver,
         "snapshot_ended": SnapshotEnded,
         "crl": Crl,
         "draining": Draining,

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 from cryptography import x509
 
 from appliance.fleet.events import (
+    ChallengeSaid,
+    ChallengeWithdrawn,
     CrlBrought,
     Ended,
     NameRefused,
@@ -39,6 +41,8 @@ from appliance.fleet.messages import (
     MAX_NAMES_IN_MESSAGE,
     VERSION,
     Certificate,
+    Challenge,
+    ChallengeOver,
     Draining,
     Forgotten,
     FromNameserver,
@@ -67,6 +71,7 @@ from appliance.tunnel.certificates import (
     grants,
     read_certificate,
 )
+from appliance.tunnel.challenge import is_signed, may_be_challenged, owner_of
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.discovery import ServerAddress, read_address
@@ -75,6 +80,8 @@ from appliance.tunnel.lines import LineReader, MessageError, Vocabulary
 SNAPSHOT_SECONDS = 60.0
 """10,000 certificates take about 3 s to check."""
 MAX_NAMES_OF_SERVER = 100_000
+MAX_CHALLENGES_OF_SERVER = 10_000
+"""At a time: of a thousand clients that renew a certificate of ten names in the same ten minutes."""
 MAX_CERTIFICATES = 100_000
 """Held of one server: a client per name at the most."""
 BURST_OCTETS = 65_536
@@ -107,6 +114,8 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.SNAPSHOT, Certificate): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Serving): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, NotServing): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Challenge): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, ChallengeOver): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Crl): WatchState.SNAPSHOT,
@@ -117,6 +126,8 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, Certificate): WatchState.WATCHING,
     (WatchState.WATCHING, Serving): WatchState.WATCHING,
     (WatchState.WATCHING, NotServing): WatchState.WATCHING,
+    (WatchState.WATCHING, Challenge): WatchState.WATCHING,
+    (WatchState.WATCHING, ChallengeOver): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
     (WatchState.WATCHING, Crl): WatchState.WATCHING,
@@ -174,7 +185,8 @@ class WatchedServer:
         self._lines = NameserverLines()
         self._pulse = Pulse(nonce, now)
         self._under: dict[str, str] = {}
-        self._shown: Counter[str] = Counter()  # fingerprint -> how many names were said under it
+        self._challenges: dict[tuple[str, str], str] = {}
+        self._shown: Counter[str] = Counter()  # fingerprint -> how much was said under it
         self._to_say = _ToSay(BY_SERVER)
         self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses)), crl))
         if draining:
@@ -186,9 +198,7 @@ class WatchedServer:
         """The name has a session here now, of a client with this certificate."""
         self._unsaid.pop(name, None)
         fingerprint = certificate.fingerprint
-        if not self._shown[fingerprint]:
-            self._say(certificate)
-        self._shown[fingerprint] += 1
+        self._show(certificate)
         before = self._under.get(name)
         if before is not None:
             _drop(self._shown, before)
@@ -204,6 +214,30 @@ class WatchedServer:
         if fingerprint is not None:
             _drop(self._shown, fingerprint)
             self._say(NotServing(name))
+
+    def challenge(
+        self, name: str, value: str, seconds: int, signature: str, certificate: Certificate
+    ) -> None:
+        """A client with this certificate wants a challenge to be published, for so long from now on."""
+        self._show(certificate)
+        before = self._challenges.get((name, value))
+        if before is not None:
+            _drop(self._shown, before)
+        self._challenges[name, value] = certificate.fingerprint
+        self._say(Challenge(name, value, seconds, signature, certificate.fingerprint))
+
+    def challenge_over(self, name: str, value: str) -> None:
+        """Nobody here wants that any more."""
+        fingerprint = self._challenges.pop((name, value), None)
+        if fingerprint is not None:
+            _drop(self._shown, fingerprint)
+            self._say(ChallengeOver(name, value))
+
+    def _show(self, certificate: Certificate) -> None:
+        """Before something is said under it."""
+        if not self._shown[certificate.fingerprint]:
+            self._say(certificate)
+        self._shown[certificate.fingerprint] += 1
 
     def drain(self) -> None:
         """This server will leave, and serves until then. Once is enough."""
@@ -330,7 +364,8 @@ class Observer:
         self._snapshot_by = now + SNAPSHOT_SECONDS
         self._certificates: dict[str, Peer | str] = {}  # by fingerprint; a text is why it was refused
         self._under: dict[str, str] = {}  # every name said -> fingerprint, the refused ones too
-        self._names_under: Counter[str] = Counter()
+        self._challenges: dict[tuple[str, str], str] = {}  # every one said -> fingerprint, likewise
+        self._names_under: Counter[str] = Counter()  # and challenges
         self._serving: dict[str, float] = {}
         self._to_say = _ToSay(BY_NAMESERVER)
         self._say(NameserverHello(VERSION, nameserver_id, crl))
@@ -408,6 +443,10 @@ class Observer:
                 yield from self._started(name, fingerprint)
             case NotServing(name):
                 yield from self._stopped(name)
+            case Challenge():
+                yield self._challenged(message)
+            case ChallengeOver(name, value):
+                yield from self._challenge_over(name, value)
             case SnapshotEnded():
                 yield SnapshotTaken(dict(self._serving))
             case Crl():
@@ -446,9 +485,7 @@ class Observer:
             self._certificates[shown.fingerprint] = refusal.text
 
     def _started(self, name: str, fingerprint: str) -> Iterator[ObserverEvent]:
-        peer = self._certificates.get(fingerprint)
-        if peer is None:
-            raise MessageError(f"serving {name}: its certificate was not shown")
+        peer = self._under_which(fingerprint, name)
         if len(self._under) >= MAX_NAMES_OF_SERVER:
             raise MessageError(f"more than {MAX_NAMES_OF_SERVER} names")
         self._names_under[fingerprint] += 1  # before the old one is dropped: it may be the same
@@ -462,15 +499,41 @@ class Observer:
                 yield ServingStarted(name, self._serving[name])
             return
         yield from self._no_longer_served(name)
-        yield NameRefused(
-            name, peer if isinstance(peer, str) else f"{peer.id}'s certificate does not grant it"
-        )
+        yield _refused(name, peer)
 
     def _stopped(self, name: str) -> Iterator[ObserverEvent]:
         fingerprint = self._under.pop(name, None)
         if fingerprint is not None:
             self._drop(fingerprint)
             yield from self._no_longer_served(name)
+
+    def _challenged(self, said: Challenge) -> ChallengeSaid | NameRefused:
+        peer = self._under_which(said.fingerprint, said.name)
+        if len(self._challenges) >= MAX_CHALLENGES_OF_SERVER:
+            raise MessageError(f"more than {MAX_CHALLENGES_OF_SERVER} challenges")
+        self._names_under[said.fingerprint] += 1
+        before = self._challenges.get((said.name, said.value))
+        if before is not None:
+            self._drop(before)
+        self._challenges[said.name, said.value] = said.fingerprint
+        if isinstance(peer, Peer) and may_be_challenged(peer.names, said.name):
+            if not is_signed(peer.certificate, said.name, said.value, said.signature):
+                return NameRefused(owner_of(said.name), f"{peer.id} has not signed it")
+            return ChallengeSaid(said.name, said.value, said.seconds)
+        return _refused(owner_of(said.name), peer)
+
+    def _challenge_over(self, name: str, value: str) -> Iterator[ChallengeWithdrawn]:
+        fingerprint = self._challenges.pop((name, value), None)
+        if fingerprint is not None:
+            self._drop(fingerprint)
+            yield ChallengeWithdrawn(name, value)
+
+    def _under_which(self, fingerprint: str, name: str) -> Peer | str:
+        """Whose certificate something is said under, or why it was refused."""
+        peer = self._certificates.get(fingerprint)
+        if peer is None:
+            raise MessageError(f"{name}: its certificate was not shown")
+        return peer
 
     def _no_longer_served(self, name: str) -> Iterator[ObserverEvent]:
         if self._serving.pop(name, None) is not None and self.state is WatchState.WATCHING:
@@ -489,6 +552,10 @@ class Observer:
     def _say(self, message: FromNameserver) -> None:
         if self.state is not WatchState.ENDED:
             self._to_say.say(message)
+
+
+def _refused(name: str, peer: Peer | str) -> NameRefused:
+    return NameRefused(name, peer if isinstance(peer, str) else f"{peer.id}'s certificate does not grant it")
 
 
 def _next(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +28,8 @@ from appliance.dns.followed import Asked, ForwardAsked
 from appliance.dns.names import BadName, from_text, is_at_or_below, to_text
 from appliance.dns.responder import Responder
 from appliance.dns.update import UpdateAsked
+from appliance.fleet.clientkeys import ClientKeys, ClientPolicies
+from appliance.fleet.clientkeys import key_of as key_of_client
 from appliance.fleet.serverkeys import SECRET_OCTETS, ServerKeys
 from appliance.ingress.limits import Limits
 from appliance.keysettings import all_keys, policies
@@ -36,6 +39,7 @@ from appliance.service.authority import Authority, AuthorityRefused, Identity, N
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.departure import Departure
+from appliance.service.nameserver.challenges import Challenges
 from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
 from appliance.service.nameserver.following import Following, Primary
@@ -61,8 +65,9 @@ from appliance.service.server.watches import LocalEnd, Watches
 from appliance.service.store import EnrolledPeer, Store, StoreFailed, StoreRefused
 from appliance.settings import KEPT_ZONES_NAME, ApplianceSettings, NameserverSettings, ServerSettings
 from appliance.tunnel.certificates import SERVICE_NAME, Credential
+from appliance.tunnel.challenge import may_be_challenged, owner_of
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Introduction, read_enrolment
+from appliance.tunnel.invitation import AcmeKey, Enrolment, Introduction, read_enrolment
 from appliance.tunnel.invitation import Following as EnrolledFollowing
 
 STORE_NAME = "appliance.sqlite"
@@ -115,10 +120,14 @@ class Nameserving:
             revocations=authority,
         )
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
+        self.challenges = Challenges(reactor, self.zonefiles)
+        self.watcher.on_challenges(self.challenges.said, self.challenges.withdrawn)
         self.introductions = Introductions(
             reactor, store, self.registry, self.watcher, revoked=lambda: authority.revoked
         )
-        self.updates = Updates(reactor, store, self.zonefiles, policies(settings.keys))
+        self.updates = Updates(
+            reactor, store, self.zonefiles, ClientPolicies(policies(settings.keys), authority.granted)
+        )
         responder.keys = all_keys(settings.keys)
         responder.receivers = receivers(settings.keys)
         hosts = [listen.host for listen in settings.listen]
@@ -189,6 +198,8 @@ class Nameserving:
     def load(self) -> None:
         """Serve what is on the disk. Raises ZonesRefused or StoreFailed."""
         self.zonefiles.responder.introducers = ServerKeys(self._own_secret())
+        if self.following is None:  # else they are known where the CA is, and we pass on what they sign
+            self.zonefiles.responder.clients = ClientKeys(self._own_secret())
         self.introductions.load()
         self.zonefiles.load()
         if self.following is not None:
@@ -219,6 +230,21 @@ class Nameserving:
             return introduction_of(server_id, serial, zone=zone, own=own, peers=self._store.peers())
         except BadName as error:
             raise NotIssued(f"{server_id}: {error}") from None
+
+    def acme_key(self, client_id: str, serial: int, granted: Sequence[str]) -> AcmeKey | None:
+        """The key that a client which is invited here has for its challenges; None where it would be good for
+        nothing.
+        """
+        zones = self.zonefiles.zones
+        owners = (from_text(owner_of(name)) for name in granted if may_be_challenged((name,), name))
+        if not any(is_at_or_below(owner, apex) for owner in owners for apex in zones):
+            return None
+        try:
+            key = key_of_client(self._own_secret(), client_id, serial)
+        except BadName:
+            return None
+        secret = b64encode(key.secret).decode("ascii")
+        return AcmeKey(to_text(key.name), primary_addresses(zones.values(), self._settings.listen), secret)
 
     def follow(
         self,
@@ -319,6 +345,7 @@ class Appliance(Service):
             discovery=self._discovery,
             servers=self._servers,
             introduction=self._introduction,
+            acme_key=self._acme_key,
         )
         self._own_id = own_id
         self.server: TunnelServer | None = None
@@ -410,6 +437,7 @@ class Appliance(Service):
         nameserver = self.nameserver
         first: list[Service] = []
         if nameserver is not None:
+            nameserver.challenges.stop()
             first = [nameserver.introductions, nameserver.watcher, nameserver.registry]
         order = [part for part in (self.announcer, *first, self.watches) if part in started]
         order += [part for part in reversed(started) if part not in order]
@@ -505,6 +533,9 @@ class Appliance(Service):
         if self.nameserver is None:
             return None
         return self.nameserver.introduction(self._own_id, server_id, serial)
+
+    def _acme_key(self, client_id: str, serial: int, granted: Sequence[str]) -> AcmeKey | None:
+        return None if self.nameserver is None else self.nameserver.acme_key(client_id, serial, granted)
 
     def _drain_asked(self) -> float:
         self.asked_to_drain()
@@ -605,6 +636,7 @@ def _server(
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
+        challenges=watches.challenges,
         limits=Limits(
             source_open=settings.source_open,
             source_new=settings.source_new,

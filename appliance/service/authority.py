@@ -37,7 +37,7 @@ from appliance.tunnel.certificates import (
 )
 from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
-from appliance.tunnel.invitation import Enrolment, Following, Introduction, Invitation
+from appliance.tunnel.invitation import AcmeKey, Enrolment, Following, Introduction, Invitation
 from appliance.tunnel.names import BadHostName, normal
 
 AUTHORITY_DAYS = 3650
@@ -85,7 +85,8 @@ class Authority:
     `open()` makes or reads everything; after it `ca`, `server`, `nameserver`, `revoked` and `service_name`
     hold. `wall` says the time, aware. `discovery` says the discovery name of a list of granted names,
     `servers` the addresses that a new client may start from. `introduction` says, of a tunnel server's id
-    and its certificate's serial number, to whom it is to announce itself (and may raise NotIssued).
+    and its certificate's serial number, to whom it is to announce itself (and may raise NotIssued);
+    `acme_key`, of a client's, with what key its own ACME client may answer challenges of its names.
     """
 
     _log = Logger()
@@ -107,6 +108,7 @@ class Authority:
         discovery: Callable[[Sequence[str]], str],
         servers: Callable[[], Sequence[ServerAddress]],
         introduction: Callable[[str, int], Introduction | None] = lambda server_id, serial: None,
+        acme_key: Callable[[str, int, Sequence[str]], AcmeKey | None] = lambda client_id, serial, names: None,
     ) -> None:
         self._state = state
         self._store = store
@@ -116,6 +118,7 @@ class Authority:
         self._discovery = discovery
         self._servers = servers
         self._introduction = introduction
+        self._acme_key = acme_key
         self._key: Credential | None = None
         self._told: list[Callable[[RevocationList], None]] = []
 
@@ -160,6 +163,14 @@ class Authority:
         """Call `tell` with every new revocation list."""
         self._told.append(tell)
 
+    def granted(self, client_id: str, serial: int) -> tuple[str, ...]:
+        """The names of that certificate of a client, if it was issued here and is good today."""
+        for one in self._store.issued():
+            if (one.role, one.id, one.serial) == (Role.CLIENT.name.lower(), client_id, serial):
+                is_good = one.revoked is None and one.expires > self._wall().timestamp()
+                return one.names if is_good else ()
+        return ()
+
     # What the CA does
 
     def invite(self, names: Sequence[str], client_id: str | None = None) -> Deferred[Invitation]:
@@ -194,6 +205,7 @@ class Authority:
             servers=tuple(self._servers()),
             ca_pem=ca.certificate_pem(),
             credential_pem=credential.pem(),
+            acme_key=self._acme_key(chosen, credential.certificate.serial_number, granted),
         )
         recorded = self._record(Role.CLIENT, chosen, granted, credential)
         return recorded.addCallback(lambda _: invitation)

@@ -48,6 +48,17 @@ _ERRORS = {"invitation": InvitationRefused, "enrolment": EnrolmentRefused}
 
 
 @dataclass(frozen=True, slots=True)
+class AcmeKey:
+    """A key (TSIG, hmac-sha256, the secret in base64) that may change the challenges of the invitation's
+    names by UPDATE, for an ACME client beside the web server; and where UPDATEs go.
+    """
+
+    name: str
+    nameservers: tuple[ServerAddress, ...]
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Invitation:
     """What a tunnel client needs: who it is, its grant, and where to find the servers.
 
@@ -62,10 +73,11 @@ class Invitation:
     servers: tuple[ServerAddress, ...]
     ca_pem: bytes
     credential_pem: bytes = field(repr=False)
+    acme_key: AcmeKey | None = None
 
     def to_toml(self) -> str:
         """The text of the file."""
-        return _write(
+        text = _write(
             "invitation",
             f"An invitation of the tunnel client {self.client}. It holds a private key: keep it secret.",
             {
@@ -77,6 +89,7 @@ class Invitation:
             },
             {"ca": self.ca_pem, "credential": self.credential_pem},
         )
+        return text if self.acme_key is None else text + _acme_key_text(self.acme_key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +190,7 @@ def read_invitation(text: str) -> Invitation:
         servers=_each(values, "servers", read_address, problems),
         ca_pem=_pem(values, "ca", problems),
         credential_pem=_pem(values, "credential", problems),
+        acme_key=_acme_key(values["acme_key"], problems) if "acme_key" in values else None,
     )
     if not problems:
         peer = _peer(invitation.ca_pem, invitation.credential_pem, Role.CLIENT, invitation.client, problems)
@@ -244,6 +258,32 @@ def _check_secret(key: str, text: str, problems: list[str]) -> None:
         secret = b""
     if not problems and len(secret) < MIN_SECRET_OCTETS:
         problems.append(f"{key}: must be base64 of at least {MIN_SECRET_OCTETS} octets")
+
+
+def _acme_key_text(key: AcmeKey) -> str:
+    lines = [
+        "",
+        "# For certbot, lego or another ACME client beside the web server, by DNS UPDATE (RFC 2136): a key",
+        "# (TSIG, hmac-sha256) that may change _acme-challenge of these names and nothing else.",
+        "[acme_key]",
+        f"name = {_toml(key.name)}",
+        f"nameservers = {_toml([str(address) for address in key.nameservers])}",
+        f"secret = {_toml(key.secret)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _acme_key(values: object, problems: list[str]) -> AcmeKey | None:
+    if not isinstance(values, dict):
+        problems.append("acme_key: is no table")
+        return None
+    key = AcmeKey(
+        _text(values, "name", problems),
+        _each(values, "nameservers", read_address, problems),
+        _text(values, "secret", problems),
+    )
+    _check_secret("secret", key.secret, problems)
+    return key
 
 
 def _introduction_text(introduction: Introduction) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.lines import (
@@ -27,6 +28,9 @@ from appliance.tunnel.lines import (
 
 __all__ = [
     "VERSION",
+    "Challenge",
+    "ChallengeOver",
+    "ChallengeRefused",
     "Crl",
     "Draining",
     "Goodbye",
@@ -59,6 +63,8 @@ _TEXT = sentence(1000)
 _NONCE = word("[!-~]{1,64}")
 _CRL = whole(0, MAX_CRL_NUMBER)
 _PING_SECONDS = seconds(1, 300)
+_VALUE = word(VALUE_PATTERN)
+_SIGNATURE = word(SIGNATURE_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +132,33 @@ class Unregister:
 
 
 @dataclass(frozen=True, slots=True)
+class Challenge:
+    """Client: for the certificate of this name, have a TXT record say this value, for so long at most."""
+
+    name: Annotated[str, _NAME]
+    value: Annotated[str, _VALUE]
+    seconds: Annotated[int, whole(1, LIFE_SECONDS)]
+    signature: Annotated[str, _SIGNATURE]
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeOver:
+    """Client: that value need not be there any more."""
+
+    name: Annotated[str, _NAME]
+    value: Annotated[str, _VALUE]
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeRefused:
+    """Server: that challenge goes no further; the link goes on."""
+
+    name: Annotated[str, _NAME]
+    value: Annotated[str, _VALUE]
+    text: Annotated[str, _TEXT]
+
+
+@dataclass(frozen=True, slots=True)
 class Lanes:
     """Server: how many idle lanes of a kind it holds for this session, and how many visitors wait for one."""
 
@@ -175,6 +208,9 @@ Message = (
     | Registered
     | Refused
     | Unregister
+    | Challenge
+    | ChallengeOver
+    | ChallengeRefused
     | Lanes
     | Crl
     | Draining
@@ -191,6 +227,9 @@ _LINK: Vocabulary[Message] = Vocabulary(
         "registered": Registered,
         "refused": Refused,
         "unregister": Unregister,
+        "challenge": Challenge,
+        "challenge_over": ChallengeOver,
+        "challenge_refused": ChallengeRefused,
         "lanes": Lanes,
         "crl": Crl,
         "draining": Draining,

@@ -13,11 +13,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from appliance.tunnel.certificates import MAX_NAMES, grants
+from appliance.tunnel.challenge import may_be_challenged
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.liveness import Liveness
 from appliance.tunnel.messages import (
     VERSION,
+    Challenge,
+    ChallengeOver,
+    ChallengeRefused,
     Draining,
     Goodbye,
     Hello,
@@ -83,7 +87,7 @@ _ALIVE = (State.OPENING, *_BEGUN)
 SERVER_ROWS: Rows = _rows(
     ((State.OPENING,), (Hello,), State.OPEN),
     ((State.OPEN, State.SERVER_DRAINING), (Register,), None),
-    (_BEGUN, (Unregister, Crl, Ping, Pong), None),
+    (_BEGUN, (Unregister, Challenge, ChallengeOver, Crl, Ping, Pong), None),
     ((State.OPEN,), (Draining,), State.CLIENT_DRAINING),
     ((State.SERVER_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.SERVER_DRAINING),
@@ -94,7 +98,7 @@ SERVER_ROWS: Rows = _rows(
 
 CLIENT_ROWS: Rows = _rows(
     ((State.OPENING,), (Welcome,), State.OPEN),
-    (_BEGUN, (Registered, Refused, Lanes, Crl, Ping, Pong), None),
+    (_BEGUN, (Registered, Refused, ChallengeRefused, Lanes, Crl, Ping, Pong), None),
     ((State.OPEN,), (Draining,), State.SERVER_DRAINING),
     ((State.CLIENT_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.CLIENT_DRAINING),
@@ -153,6 +157,33 @@ class NameRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class ChallengeSaid:
+    """At the server: what the client, who may, wants to be published for the certificate of a name."""
+
+    name: str
+    value: str
+    seconds: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeWithdrawn:
+    """At the server: the client does not need that to be published any more."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChallengeDenied:
+    """That challenge goes no further than to the server. `text` is for humans."""
+
+    name: str
+    value: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClientDraining:
     """At the server: the client wants no new visitors; those that are joined go on."""
 
@@ -207,6 +238,9 @@ Event = (
     | NameRegistered
     | NameUnregistered
     | NameRefused
+    | ChallengeSaid
+    | ChallengeWithdrawn
+    | ChallengeDenied
     | ClientDraining
     | Welcomed
     | LanesAsked
@@ -411,6 +445,11 @@ class ServerSession(_Session):
         pace, self._pace = self._pace, None
         return pace
 
+    def deny_challenge(self, name: str, value: str, text: str) -> None:
+        """Tells the client that a challenge goes no further."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(ChallengeRefused(name, value, text))
+
     def drain(self, reconnect_in: float) -> None:
         """Tells the client that this server will leave, and in how many seconds to come back."""
         if self._turn(Turn.DRAIN):
@@ -425,6 +464,10 @@ class ServerSession(_Session):
             case Unregister():
                 name = message.name.lower()
                 return [NameUnregistered(name)] if self._offers.pop(name, None) is not None else []
+            case Challenge():
+                return self._challenged(message)
+            case ChallengeOver():
+                return self._challenge_over(message)
             case Draining():
                 return [ClientDraining()]
             case _:
@@ -459,6 +502,23 @@ class ServerSession(_Session):
         self._offers[name] = offer
         self._send(Registered(name))
         return [NameRegistered(name, offer)]
+
+    def _challenged(self, challenge: Challenge) -> list[Event]:
+        text = f"the certificate does not grant {challenge.name}"
+        try:
+            name = normal(challenge.name)
+            if may_be_challenged(self._granted, name):
+                return [ChallengeSaid(name, challenge.value, challenge.seconds, challenge.signature)]
+        except BadHostName as error:
+            text = str(error)
+        self.deny_challenge(challenge.name, challenge.value, text)
+        return [ChallengeDenied(challenge.name, challenge.value, text)]
+
+    def _challenge_over(self, challenge: ChallengeOver) -> list[Event]:
+        try:
+            return [ChallengeWithdrawn(normal(challenge.name), challenge.value)]
+        except BadHostName:
+            return []
 
     def _refuse(self, name: str, reason: str, text: str) -> list[Event]:
         self._send(Refused(name, reason, text))
@@ -504,6 +564,16 @@ class ClientSession(_Session):
         if message.ping_seconds is not None and self._liveness is not None:
             self._liveness.every(message.ping_seconds)
 
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
+        """Asks for a challenge to be published for so long; before the welcome nothing is said."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Challenge(name, value, seconds, signature))
+
+    def challenge_over(self, name: str, value: str) -> None:
+        """Says that the challenge need not be published any more."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(ChallengeOver(name, value))
+
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""
         if self._turn(Turn.DRAIN):
@@ -520,6 +590,8 @@ class ClientSession(_Session):
                 return [Welcomed(message.server, message.boot, session, message.ping_seconds)]
             case Registered() | Refused():
                 return self._told(message)
+            case ChallengeRefused(name, value, text):
+                return [ChallengeDenied(name, value, text)]
             case Lanes():
                 return [LanesAsked(message.kind, message.held, message.waiting)]
             case Draining():

@@ -375,6 +375,17 @@ def test_other_types_at_a_live_name_are_allowed_and_stay_by_themselves() -> None
     )
 
 
+def test_beside_a_live_challenge_others_may_be_set_and_taken_away() -> None:
+    """Two clients of a name, one of which has an ACME client of its own, at the same time."""
+    owner = names.from_text("_acme-challenge.www.demo.test")
+    living = {(owner, TXT): RRset(owner, TXT, 15, (b"\x04live",))}
+    after = done(("add", "_acme-challenge.www", 60, "TXT", "own"), living=living)
+    assert at(after, "_acme-challenge.www.demo.test", TXT) == [b"\x03own"]
+    for deletion in (("delete", "_acme-challenge.www", "TXT"), ("delete", "_acme-challenge.www")):
+        assert done(deletion, static=after, living=living) == STATIC
+    assert rcode(lambda: done(("add", "_acme-challenge.www", 60, "CNAME", "x."), living=living)) == REFUSED
+
+
 def test_where_the_static_record_won_it_can_be_changed() -> None:
     after = done(("add", "www", 60, "A", "192.0.2.9"), living=live("www.demo.test"))
     assert len(at(after, "www.demo.test", A)) == 3

@@ -45,6 +45,9 @@ class Member:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def denied(self, server_id: str, name: str, value: str, text: str) -> None:
+        raise AssertionError("nothing was challenged")
+
     def may_join(self, link: Link, server_id: str) -> bool:
         return True
 

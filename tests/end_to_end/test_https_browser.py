@@ -1,4 +1,4 @@
-"""A browser shows a page by https whose web server has no certificate: the tunnel client has it.
+"""A browser shows a page by https whose web server has no certificate: the tunnel client has got one.
 
 Its page asks again, holds a WebSocket, and takes server-sent events, all from a plain origin.
 """
@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.certificates import issue
-from tests.end_to_end.programs import need
+from appliance.service.client.acmestate import AcmeState
+from tests.end_to_end.pebble import Pebble
+from tests.end_to_end.programs import need, wait_for
 from tests.end_to_end.site import Nginx
 from tests.end_to_end.test_browser import NAME, SCREENSHOTS, Network
 
@@ -47,20 +48,28 @@ class PlainOrigin(Network):
         )
         origin.says("port ")
         port = origin.output.partition("port ")[2].split()[0]
-        certificate, key = self.directory / "certificate.pem", self.directory / "key.pem"
-        issue(self.ca, NAME).write(certificate, key)
-        return ["--http-origin", f"127.0.0.1:{port}", "--certificate", certificate, "--key", key]
+        self.pebble = Pebble(self.directory / "pebble", "127.0.0.1:53", inside=self._inside)
+        self.running.callback(self.pebble.kill)
+        self.pebble.start()
+        (self.directory / "ca.pem").write_bytes(self.pebble.root())
+        (self.directory / "client.toml").write_text(
+            f'http_origin = "127.0.0.1:{port}"\n[acme]\nterms_agreed = true\n'
+            f'directory = "{self.pebble.url}"\nroot = "{self.pebble.ca}"\n'
+        )
+        return ["--config", self.directory / "client.toml"]
 
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PlainOrigin]:
     if os.geteuid() != 0:
         pytest.skip("not root: a network of its own and ports 53, 80 and 443 need it")
-    for program in ("unshare", "nsenter", "ip", "unbound", "nginx", "certutil", "chromium", "dig"):
+    for program in ("unshare", "nsenter", "ip", "unbound", "nginx", "certutil", "chromium", "dig", "pebble"):
         need(program)
     made = PlainOrigin(tmp_path_factory.mktemp("padlock"))
     with made.running:
         made.start()
+        state = AcmeState(made.directory / "client", made.pebble.url)
+        wait_for(lambda: state.certificate(NAME), 40, "a certificate")
         yield made
 
 

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from appliance.fleet.events import (
+    ChallengeSaid,
+    ChallengeWithdrawn,
     Ended,
     NameRefused,
     NameserverGreeted,
@@ -33,6 +35,7 @@ from appliance.fleet.messages import (
     BY_NAMESERVER,
     BY_SERVER,
     Certificate,
+    Challenge,
     Goodbye,
     Known,
     Leaving,
@@ -47,6 +50,7 @@ from appliance.fleet.messages import (
 )
 from appliance.fleet.watch import BURST_NAMES, BURST_OCTETS, Observer, WatchedServer, WatchState
 from appliance.tunnel.certificates import SERVICE_NAME, Peer, Role, examine, issue_client
+from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
 from tests.effort import examples
@@ -59,6 +63,11 @@ EXPIRES = CLIENT.certificate.not_valid_after_utc.timestamp()
 SECOND = issue_client(CA, client_id="c2", names=[WWW], service_name=SERVICE_NAME, wall=WALL)
 STRANGER = issue_client(OTHER_CA, client_id="c1", names=[WWW], service_name=SERVICE_NAME, wall=WALL)
 WHOLE = [10**9]
+VALUE = "v" * 43
+
+
+def signed(name: str, value: str = VALUE) -> str:
+    return sign(CLIENT.key, name, value)
 
 
 def granted(certificate: x509.Certificate) -> Peer:
@@ -188,6 +197,50 @@ def test_a_certificate_is_shown_once_while_a_name_is_under_it() -> None:
         ServingStopped(WILD),
         ServingStarted(WWW, EXPIRES),
     ]
+
+
+def test_a_challenge_goes_to_the_nameserver_and_is_taken_back() -> None:
+    pair = Pair({WWW: SHOWN})
+    pair.server.challenge(WILD, VALUE, 600, signed(WILD), shown(CLIENT.certificate))  # in the snapshot
+    pair.speak()
+    assert pair.at_observer == [GREETED, ChallengeSaid(WILD, VALUE, 600), SnapshotTaken({WWW: EXPIRES})]
+    pair.at_observer.clear()
+    pair.server.not_serving(WWW)
+    pair.server.challenge("a.apps.example.org", VALUE, 30, signed("a.apps.example.org"), SHOWN)
+    pair.server.challenge(WILD, VALUE, 300, signed(WILD), SHOWN)
+    pair.server.challenge_over(WILD, VALUE)
+    pair.server.challenge_over(WILD, VALUE)
+    pair.server.challenge_over("a.apps.example.org", VALUE)
+    pair.server.challenge(WWW, VALUE, 1, signed(WWW), SHOWN)  # the certificate is shown anew
+    octets = pair.server.data_to_send()
+    assert octets.count(b'"certificate"') == 1
+    assert pair.observer.receive(octets, 0.0) == [
+        ServingStopped(WWW),
+        ChallengeSaid("a.apps.example.org", VALUE, 30),
+        ChallengeSaid(WILD, VALUE, 300),
+        ChallengeWithdrawn(WILD, VALUE),
+        ChallengeWithdrawn("a.apps.example.org", VALUE),
+        ChallengeSaid(WWW, VALUE, 1),
+    ]
+
+
+def test_a_nameserver_checks_itself_whose_a_challenge_is() -> None:
+    pair = Pair()
+    pair.speak()
+    pair.at_observer.clear()
+    pair.server.challenge("example.org", VALUE, 600, signed("example.org"), SHOWN)
+    pair.server.challenge(WWW, VALUE, 600, signed(WWW), shown(STRANGER.certificate))
+    pair.speak()
+    pair.server.challenge(WILD, VALUE, 600, signed(WWW), SHOWN)  # as a stolen server would have it
+    pair.speak()
+    assert pair.at_observer.pop() == NameRefused("_acme-challenge.apps.example.org", "c1 has not signed it")
+    refused = [event for event in pair.at_observer if isinstance(event, NameRefused)]
+    assert [event.name for event in refused] == ["_acme-challenge.example.org", f"_acme-challenge.{WWW}"]
+    assert refused == pair.at_observer
+    pair.at_observer += pair.observer.receive(
+        BY_SERVER.encode(Challenge(WWW, VALUE, 600, "sig=", "0" * 64)), 0.0
+    )
+    assert pair.at_observer[-1] == Ended(WatchEnd.MALFORMED, f"{WWW}: its certificate was not shown")
 
 
 def test_a_name_that_nobody_granted_is_refused_and_the_watch_goes_on() -> None:
@@ -445,6 +498,14 @@ class Names(RuleBasedStateMachine):
     def stop(self, name: str) -> None:
         self.pair.server.not_serving(name)
         self.model.pop(name, None)
+
+    @rule(name=NAME, certificate=CERTIFICATE)
+    def challenge(self, name: str, certificate: Certificate) -> None:
+        self.pair.server.challenge(name, VALUE, 600, signed(name), certificate)
+
+    @rule(name=NAME)
+    def challenge_over(self, name: str) -> None:
+        self.pair.server.challenge_over(name, VALUE)
 
     @rule(cuts=st.lists(st.integers(1, 500), max_size=3))
     def follow(self, cuts: list[int]) -> None:

@@ -11,6 +11,7 @@ from appliance.tunnel.certificates import SERVICE_NAME
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import (
     MAX_FILE_CHARACTERS,
+    AcmeKey,
     Enrolment,
     EnrolmentRefused,
     Following,
@@ -59,6 +60,7 @@ FURTHER = Enrolment(
     nameserver_pem=NAMESERVER.pem(),
 )
 
+KEY = AcmeKey("c1.5f.client.internal", (ServerAddress("192.0.2.53", 53),), "AAECAwQFBgcICQoLDA0ODw==")
 INTRODUCTION = Introduction(
     "example.org",
     "s1.5f.server.internal",
@@ -88,6 +90,19 @@ def test_an_invitation_is_toml_for_humans() -> None:
     assert read_invitation(text) == INVITATION
     assert read_invitation(text + 'colour = "blue"\n') == INVITATION
     assert "PRIVATE KEY" not in repr(INVITATION)
+
+
+def test_an_invitation_with_a_key_for_challenges() -> None:
+    invitation = replace(INVITATION, acme_key=KEY)
+    text = invitation.to_toml()
+    assert text.endswith(
+        "[acme_key]\n"
+        'name = "c1.5f.client.internal"\n'
+        'nameservers = ["192.0.2.53:53"]\n'
+        'secret = "AAECAwQFBgcICQoLDA0ODw=="\n'
+    )
+    assert read_invitation(text) == invitation
+    assert KEY.secret not in repr(invitation)
 
 
 def test_an_enrolment_is_toml_for_humans() -> None:
@@ -149,6 +164,9 @@ def test_servers_may_be_left_to_the_dns() -> None:
         (INVITATION.to_toml().replace('"*.apps.example.org"', "7"), "names: a list of texts is missing"),
         (INVITATION.to_toml().replace('"example.org"', '"exa mple"'), "discovery: 'exa mple' is not a host"),
         (INVITATION.to_toml().replace('"example.org"', '""'), "discovery"),
+        (INVITATION.to_toml() + "acme_key = 7\n", "acme_key: is no table"),
+        (INVITATION.to_toml() + "[acme_key]\n", "nameservers: a list of texts is missing"),
+        (replace(INVITATION, acme_key=replace(KEY, secret="AAEC")).to_toml(), "secret: must be base64"),
     ],
 )
 def test_what_is_not_an_invitation(text: str, words: str) -> None:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.tunnel.messages import (
+    Challenge,
+    ChallengeOver,
+    ChallengeRefused,
     Draining,
     Goodbye,
     Hello,
@@ -24,6 +29,7 @@ from appliance.tunnel.messages import (
 from tests.effort import examples
 from tests.tunnel.cuts import CUTS, cut
 
+VALUE = "aZ09-_" * 7 + "x"
 EVERY: list[tuple[Message, bytes]] = [
     (
         Hello(1, "0" * 32, "tunnel-appliance/0.1.0"),
@@ -43,6 +49,19 @@ EVERY: list[tuple[Message, bytes]] = [
         b'{"type":"refused","name":"a.example","reason":"not_granted","text":"no"}\n',
     ),
     (Unregister("a.example"), b'{"type":"unregister","name":"a.example"}\n'),
+    (
+        Challenge("*.a.example", VALUE, 600, "a+/="),
+        b'{"type":"challenge","name":"*.a.example","value":"%s","seconds":600' % VALUE.encode()
+        + b',"signature":"a+/="}\n',
+    ),
+    (
+        ChallengeOver("a.example", VALUE),
+        b'{"type":"challenge_over","name":"a.example","value":"%s"}\n' % VALUE.encode(),
+    ),
+    (
+        ChallengeRefused("a.example", VALUE, "no"),
+        b'{"type":"challenge_refused","name":"a.example","value":"%s","text":"no"}\n' % VALUE.encode(),
+    ),
     (Lanes("plain", 2, 0), b'{"type":"lanes","kind":"plain","held":2,"waiting":0}\n'),
     (Draining(), b'{"type":"draining"}\n'),
     (Draining(2.5), b'{"type":"draining","reconnect_in":2.5}\n'),
@@ -67,6 +86,16 @@ def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
     assert [m for piece in cut(octets, places) for m in lines.feed(piece)] == [m for m, _ in pairs]
 
 
+def challenge(value: str, seconds: int, *, signature: str | None) -> bytes:
+    fields = {"name": "a.example", "value": value, "seconds": seconds, "signature": signature}
+    return json.dumps({"type": "challenge", **fields}).encode()
+
+
+def test_a_challenge_within_its_bounds() -> None:
+    (message,) = Lines().feed(challenge(VALUE, 1, signature="a") + b"\n")
+    assert message == Challenge("a.example", VALUE, 1, "a")
+
+
 @pytest.mark.parametrize(
     "line",
     [
@@ -78,6 +107,13 @@ def test_any_cut(pairs: list[tuple[Message, bytes]], places: list[int]) -> None:
         b'{"type":"register","name":"' + b"a" * 256 + b'","tls":true,"http":"serve"}',
         b'{"type":"lanes","kind":"udp","held":0,"waiting":0}',
         b'{"type":"lanes","kind":"plain","held":-1,"waiting":0}',
+        challenge(VALUE, 601, signature="a"),
+        challenge(VALUE, 0, signature="a"),
+        challenge(VALUE + "=", 60, signature="a"),
+        challenge(VALUE[1:], 60, signature="a"),
+        challenge('\\"' + VALUE[1:], 60, signature="a"),
+        challenge(VALUE, 60, signature="!"),
+        challenge(VALUE, 60, signature=None),
         b'{"type":"draining","reconnect_in":3601}',
         b'{"type":"draining","reconnect_in":1e400}',
         b'{"type":"goodbye","reason":"No Reason","text":""}',

@@ -17,6 +17,9 @@ from appliance.tunnel.session import (
     MAX_UNSENT_OCTETS,
     PING_SECONDS,
     SERVER_ROWS,
+    ChallengeDenied,
+    ChallengeSaid,
+    ChallengeWithdrawn,
     ClientDraining,
     ClientSession,
     Ended,
@@ -112,6 +115,53 @@ def begun(**offers: Offer) -> Wire:
 
 def said(session: ClientSession | ServerSession) -> list[Message]:
     return Lines().feed(session.data_to_send())
+
+
+VALUE = "v" * 43
+
+
+def test_a_challenge_reaches_the_server_and_is_withdrawn() -> None:
+    wire = begun(www_example_org=BOTH)
+    wire.client.challenge("WWW.example.org.", VALUE, 600, "sig=")
+    wire.client.challenge("*.apps.example.org", VALUE, 1, "sig=")
+    wire.client.challenge("a.apps.example.org", VALUE, 1, "sig=")
+    wire.client.challenge_over("www.Example.org.", VALUE)
+    wire.client.challenge_over("a..b", VALUE)
+    wire.carry()
+    assert wire.events() == (
+        [],
+        [
+            ChallengeSaid("www.example.org", VALUE, 600, "sig="),
+            ChallengeSaid("*.apps.example.org", VALUE, 1, "sig="),
+            ChallengeSaid("a.apps.example.org", VALUE, 1, "sig="),
+            ChallengeWithdrawn("www.example.org", VALUE),
+        ],
+    )
+
+
+STRANGE = ("example.org", "a.www.example.org", "apps.example.org", "192.0.2.1", "a..b")
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_challenge_of_a_name_that_is_not_granted_is_refused_and_the_link_goes_on(name: str) -> None:
+    wire = begun(www_example_org=BOTH)
+    wire.client.challenge(name, VALUE, 600, "sig=")
+    wire.carry()
+    at_client, at_server = wire.events()
+    assert at_client == at_server
+    (denied,) = at_client
+    assert isinstance(denied, ChallengeDenied)
+    assert (denied.name, denied.value) == (name, VALUE)
+    assert name in denied.text
+    assert wire.server.state is State.OPEN
+
+
+def test_nothing_is_said_of_challenges_before_the_welcome() -> None:
+    session = client()
+    said(session)
+    session.challenge("www.example.org", VALUE, 600, "sig=")
+    session.challenge_over("www.example.org", VALUE)
+    assert said(session) == []
 
 
 def test_a_client_joins() -> None:
@@ -462,7 +512,7 @@ def test_what_comes_before_garbage_counts() -> None:
 
 def test_messages_of_a_later_version_are_passed_over() -> None:
     wire = begun()
-    octets = b'{"type":"challenge","token":"x"}\n' + encode(Ping("n"))
+    octets = b'{"type":"of_later","token":"x"}\n' + encode(Ping("n"))
     assert wire.server.receive(octets, 0.0) == []
     assert said(wire.server) == [Pong("n")]
 

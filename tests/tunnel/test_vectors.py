@@ -7,7 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from appliance.tunnel import certificates, discovery, lane, lines, liveness, names, session
+from appliance.tunnel import (
+    certificates,
+    challenge,
+    discovery,
+    lane,
+    lines,
+    liveness,
+    names,
+    noticeboard,
+    session,
+)
 from appliance.tunnel.discovery import ServerAddress, read_txt, write_txt
 from appliance.tunnel.lane import (
     MAGIC,
@@ -28,6 +38,7 @@ BLOCKS = dict(re.findall(r"^```(\w+ [^\n]+)\n(.*?)^```$", PAGE, re.MULTILINE | r
 VECTORS = {key.removeprefix("hex "): bytes.fromhex(text) for key, text in BLOCKS.items() if key[:4] == "hex "}
 TXT = {tuple(key.split()[2:]): text.rstrip("\n") for key, text in BLOCKS.items() if key[:9] == "text txt "}
 
+BOUNDED = (certificates, challenge, discovery, lane, lines, liveness, names, noticeboard, session)
 UNIQUE_ID = bytes.fromhex("00112233445566778899aabbccddeeff")
 VISITORS = {
     "proxy": ProxyHeader(
@@ -105,7 +116,7 @@ def test_the_table_of_messages_has_every_message() -> None:
         with pytest.raises(lines.MessageError):  # a type that is not known would be passed over
             Lines().feed(b'{"type":"' + word.encode() + b'","reconnect_in":-1}\n')
     inputs = {cause for _, cause in [*SERVER_ROWS, *CLIENT_ROWS] if isinstance(cause, type)}
-    assert listed == {message.__name__.lower() for message in inputs}
+    assert listed == {re.sub(r"(?<!^)(?=[A-Z])", "_", message.__name__).lower() for message in inputs}
 
 
 def test_the_statuses() -> None:
@@ -123,12 +134,8 @@ def test_the_reasons_of_a_certificate() -> None:
 def test_the_bounds() -> None:
     section = PAGE[PAGE.index("## Bounds") :]
     rows = re.findall(r"^\| ([A-Z_]+) \| (\d+) \|", section, re.MULTILINE)
-    assert len(rows) == 11
+    assert len(rows) == 14
     for name, value in rows:
-        owners = [
-            module
-            for module in (certificates, discovery, lane, lines, liveness, names, session)
-            if name in vars(module)
-        ]
+        owners = [module for module in BOUNDED if name in vars(module)]
         assert owners, name
         assert all(getattr(owner, name) == float(value) for owner in owners), name

@@ -1,6 +1,7 @@
 """The certificates of the names whose TLS ends at this client: where they come from, and where they are.
 
-``keypairs`` has the ones in use; whoever gets one puts it there. Here it is files that somebody else writes.
+``keypairs`` has the ones in use; whoever gets one puts it there. Here it is files that somebody else writes;
+``issuing`` gets them from a CA.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ TICKETS_SECONDS = 300.0
 
 class Certificates:
     """From ``start()`` to ``stop()``. ``files``: those of certificate and key of each name; ``wall()`` is the
-    time now, aware.
+    time now, aware; ``issued``: there are names with certificates of another source.
     """
 
     log = Logger()
@@ -33,10 +34,13 @@ class Certificates:
         state: Path,
         files: Mapping[str, tuple[Path, Path]],
         wall: Callable[[], datetime],
+        *,
+        issued: bool = False,
     ) -> None:
         self._reactor = reactor
         self._wall = wall
-        self._needed = bool(files)
+        self._needed = bool(files) or issued
+        self._brought = bool(files)
         self._tickets = Tickets(state)
         self.keypairs = Keypairs(self._tickets)
         self._files = KeypairFiles(reactor, self.keypairs, files)
@@ -61,7 +65,7 @@ class Certificates:
     def read_again(self) -> None:
         """Somebody says that there is something new (SIGHUP)."""
         self._files.read_now()
-        if self._needed:
+        if self._brought:
             self.log.info("certificates and keys were read again; settings and invitation are not")
         else:
             self.log.info(

@@ -10,14 +10,21 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from twisted.application import service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from appliance.service.client.acmestate import AcmeState
+from appliance.service.client.aside import Aside
 from appliance.service.client.certificates import Certificates
+from appliance.service.client.certifying import Issuing
+from appliance.service.client.challenges import Challenges
 from appliance.service.client.instance import Instance
+from appliance.service.client.issuer import Issuer
+from appliance.service.client.issuing import Issuances
 from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
@@ -28,6 +35,7 @@ from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.settings import ClientSettings
 from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
@@ -73,7 +81,10 @@ class TunnelClient(service.Service):
             invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
         )
         self.origins = Origins(settings, invitation.names, reactor)
-        self.certificates = Certificates(reactor, settings.state, self.origins.terminated(), wall)
+        self._certified = self.origins.certified()
+        self.certificates = Certificates(
+            reactor, settings.state, self.origins.terminated(), wall, issued=bool(self._certified)
+        )
         nameserver = settings.resolver
         self._resolver = Resolver(
             reactor,
@@ -81,6 +92,13 @@ class TunnelClient(service.Service):
             self._found,
             nameserver=None if nameserver is None else (nameserver.host, nameserver.port),
             jitter=jitter,
+        )
+        self.challenges = Challenges(
+            reactor,
+            links=lambda: self._links.values(),
+            joined=lambda: [server for server, link in self._claims.items() if link in self._joined],
+            resolvers=self._resolver.nameservers,
+            sign=partial(sign, self._credential.key),
         )
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}
@@ -92,6 +110,7 @@ class TunnelClient(service.Service):
         self._client: Client | None = None
         self._readiness: Readiness | None = None
         self._relay: Relay | None = None
+        self._issuances: Issuances | None = None
         self._drained: list[Deferred[None]] = []
         self._drain_until: float | None = None
         self._drain_look: Any = None
@@ -107,6 +126,7 @@ class TunnelClient(service.Service):
             self.log.warn("{trouble}; this run has an instance id of its own", trouble=self._instance.trouble)
         self._revoked.open()
         self.certificates.start()
+        self._certify(self._instance)
         self._client = Client(
             self._reactor,
             visits,
@@ -120,6 +140,33 @@ class TunnelClient(service.Service):
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
         self._review()
         self._resolver.startService()
+
+    def _certify(self, instance: Instance) -> None:
+        """Get certificates for the names that are to have one by ACME. Two processes with one state directory
+        would each know half of what was ordered.
+        """
+        acme = self._settings.acme
+        if acme is None or not self._certified:
+            return
+        state = AcmeState(self._settings.state, acme.url)
+        shared = Issuing(
+            self._reactor,
+            Issuer(acme, state),
+            state,
+            self.challenges,
+            self.certificates.keypairs,
+            Aside(self._reactor),
+            self._wall,
+            self._jitter,
+        )
+        self._issuances = Issuances(shared, self._certified, instance.id, acme.called)
+        self._issuances.start(instance.trouble)
+
+    def read_again(self) -> None:
+        """Somebody says that there is something new (SIGHUP)."""
+        self.certificates.read_again()
+        if self._issuances is not None:
+            self._issuances.hurry()
 
     def drain(self) -> Deferred[None]:
         """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
@@ -167,6 +214,9 @@ class TunnelClient(service.Service):
         if self._drain_until is None:
             self._resolver.stopService()
         self.certificates.stop()
+        if self._issuances is not None:
+            self._issuances.stop()
+        self.challenges.stop()
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
@@ -247,7 +297,12 @@ class TunnelClient(service.Service):
         """``welcome`` has come."""
         self._joined.add(link)
         self._joiner.linked(link.address, server_id)
+        self.challenges.welcomed(link)
         self._review()
+
+    def denied(self, server_id: str, name: str, value: str, text: str) -> None:
+        """A server does not pass a challenge on."""
+        self.challenges.denied(server_id, name, value, text)
 
     def parted(self, link: Link) -> None:
         """A link is gone: ask at once where servers are now."""

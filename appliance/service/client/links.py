@@ -39,6 +39,7 @@ from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.session import (
+    ChallengeDenied,
     ClientSession,
     CrlBrought,
     Ended,
@@ -88,6 +89,9 @@ class Keeper(Shape):
     def welcomed(self, link: Link, server_id: str) -> None:
         """The server has welcomed this client."""
 
+    def denied(self, server_id: str, name: str, value: str, text: str) -> None:
+        """The server does not pass a challenge on."""
+
     def parted(self, link: Link) -> None:
         """The connection is gone, after ``may_join``."""
 
@@ -132,6 +136,16 @@ class Link(service.Service):
         """End the link to a server whose certificate is on the list; give the list to any other."""
         if self._talk is not None:
             self._talk.revoke(revoked)
+
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
+        """Have the server's nameservers publish a challenge, if the server is joined."""
+        if self._talk is not None:
+            self._talk.challenge(name, value, seconds, signature)
+
+    def challenge_over(self, name: str, value: str) -> None:
+        """It need not be published any more."""
+        if self._talk is not None:
+            self._talk.challenge_over(name, value)
 
     def drain(self) -> None:
         """No new visitors; those that are here go on. The link is not dialled again when it ends."""
@@ -352,6 +366,16 @@ class _Talk(Protocol):
             self._session.give(revoked)
             self._write()
 
+    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
+        if self._session is not None:
+            self._session.challenge(name, value, seconds, signature)
+            self._write()
+
+    def challenge_over(self, name: str, value: str) -> None:
+        if self._session is not None:
+            self._session.challenge_over(name, value)
+            self._write()
+
     def drain(self) -> None:
         if self._session is not None:
             self._session.drain()
@@ -379,6 +403,8 @@ class _Talk(Protocol):
                     self._answered(name)
                 case NameRefused(name=name, text=text):
                     self._refused(name, text)
+                case ChallengeDenied(name=name, value=value, text=text):
+                    self._link.keeper.denied(self.server, name, value, text)
                 case LanesAsked(kind=kind, held=held, waiting=waiting):
                     if self.lanes is not None:
                         self.lanes.asked("tls" if kind == "tls" else "plain", held, waiting)

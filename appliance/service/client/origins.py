@@ -98,6 +98,17 @@ class Origins:
                 files[name] = (way.certificate, way.key)
         return files
 
+    def certified(self) -> list[str]:
+        """The granted names that certificates are got for: those whose own settings, or those of a name
+        below, say so.
+        """
+        granted = sorted(self._granted)
+        wanted = {name for name in granted if self._settings_of(name).certified}
+        for name, own in self._settings.names.items():
+            if own.certified and name not in granted:
+                wanted.update([over for over in wildcards_over(name) if over in granted][:1])
+        return sorted(wanted)
+
     def _settings_of(self, host: str) -> NameSettings:
         """A name's own settings, those of the closest wildcard over it, or those at the top."""
         for name in (host, *wildcards_over(host)):

@@ -58,6 +58,10 @@ class LookupFailed(Exception):
     """The DNS gave no usable answer"""
 
 
+class Unreachable(LookupFailed):
+    """This machine has no way to such an address"""
+
+
 class NoServers(LookupFailed):
     """The DNS answered, and names no tunnel server"""
 
@@ -140,7 +144,7 @@ class Resolver(service.Service):
 
     async def _once(self) -> None:
         try:
-            found = await look_up(self._reactor, self._nameservers(), self._discovery)
+            found = await look_up(self._reactor, self.nameservers(), self._discovery)
         except LookupFailed as failed:
             self._say(str(failed))
             pause = min(MAX_FAILED_AGAIN_SECONDS, MIN_AGAIN_SECONDS * 2**self._failures)
@@ -174,7 +178,8 @@ class Resolver(service.Service):
             self._log.info("{name}: the DNS answers again", name=self._discovery)
         self._said = words
 
-    def _nameservers(self) -> list[Nameserver]:
+    def nameservers(self) -> list[Nameserver]:
+        """The resolvers to be asked."""
         if self._nameserver is not None:
             return [self._nameserver]
         return read_resolv_conf(self._resolv_conf)

@@ -18,6 +18,8 @@ from twisted.logger import Logger
 
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
+    ChallengeSaid,
+    ChallengeWithdrawn,
     NameRefused,
     ObserverEvent,
     ServerDraining,
@@ -104,6 +106,8 @@ class Watcher(Service):
         self._own = frozenset(local.addresses) if local is not None else frozenset()
         self._introduced: set[ServerAddress] = set()
         self._greeted: Callable[[str, str], None] = _nobody
+        self.challenge_said: Callable[[str, str, str, int], None] = _nobody
+        self.challenge_withdrawn: Callable[[str, str, str], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -142,6 +146,14 @@ class Watcher(Service):
     def on_greeted(self, tell: Callable[[str, str], None]) -> None:
         """`tell(server_id, boot)` hears which start of a server answers on a watch."""
         self._greeted = tell
+
+    def on_challenges(
+        self, said: Callable[[str, str, str, int], None], withdrawn: Callable[[str, str, str], None]
+    ) -> None:
+        """`said(server_id, name, value, seconds)` and `withdrawn(server_id, name, value)` hear of the
+        challenges of clients.
+        """
+        self.challenge_said, self.challenge_withdrawn = said, withdrawn
 
     def greeted(self, server_id: str, boot: str) -> None:
         """A watch has met this start of this server."""
@@ -227,6 +239,10 @@ class _Follower:
                     registry.not_serving(addresses, self.boot, name)
                 case NameRefused(name, text):
                     self._complaints.warn(self._server_id, f"serves {name}, which is not published: {text}")
+                case ChallengeSaid(name, value, seconds):
+                    self._watcher.challenge_said(self._server_id, name, value, seconds)
+                case ChallengeWithdrawn(name, value):
+                    self._watcher.challenge_withdrawn(self._server_id, name, value)
                 case ServerLeft():
                     registry.left(addresses, self._server_id, self.boot)
 
@@ -487,5 +503,5 @@ class _LocalWatch:
                 self._follower.follow((event,))
 
 
-def _nobody(_server_id: str, _boot: str) -> None:
+def _nobody(*_heard: object) -> None:
     pass

@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
+from appliance.service.server.challenges import ChallengeRefused, Challenges
 from appliance.service.server.lanes import SessionLanes
 from appliance.service.shares import Shares
 from appliance.tunnel.certificates import Peer
@@ -33,6 +34,9 @@ from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
     PING_SECONDS,
+    ChallengeDenied,
+    ChallengeSaid,
+    ChallengeWithdrawn,
     ClientDraining,
     CrlBrought,
     Ended,
@@ -92,6 +96,7 @@ class Links:
         routes: Routes[Session],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
+        challenges: Challenges,
         session_ended: SessionSeen,
         complaints: FewLines,
         revocations: Revocations,
@@ -110,6 +115,7 @@ class Links:
         self._routes = routes
         self._serving = serving
         self._not_serving = not_serving
+        self.challenges = challenges
         self._session_ended = session_ended
         self._complaints = complaints
         self.revocations = revocations
@@ -129,6 +135,7 @@ class Links:
         """End the links, and the visitors joined through them, of every client whose certificate is on the
         list; give it to the others.
         """
+        self.challenges.revoke(revoked)
         for session in list(self.sessions.values()):
             if session.peer.serial in revoked.serials:
                 self._dismiss(session, "revoked", "the client's certificate was revoked")
@@ -367,6 +374,12 @@ class _Link(Protocol):
             elif isinstance(event, CrlBrought):
                 if not self._take(event.pem):
                     return
+            elif isinstance(event, ChallengeSaid):
+                self._challenged(event)
+            elif isinstance(event, ChallengeWithdrawn):
+                links.challenges.withdraw(self._peer, event.name, event.value)
+            elif isinstance(event, ChallengeDenied):
+                links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {event.text}")
             elif isinstance(event, NameRefused):
                 links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
             elif isinstance(event, Ended):
@@ -375,6 +388,13 @@ class _Link(Protocol):
                 links._over(self.session, silent=event.reason == "silent")
                 return
         self._flush()
+
+    def _challenged(self, event: ChallengeSaid) -> None:
+        try:
+            self._links.challenges.say(self._peer, event.name, event.value, event.seconds, event.signature)
+        except ChallengeRefused as error:
+            self._machine.deny_challenge(event.name, event.value, str(error))
+            self._links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {error}")
 
     def _take(self, crl_pem: bytes) -> bool:
         """Take over the list that the client brought; whether the link goes on."""

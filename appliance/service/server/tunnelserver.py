@@ -22,6 +22,7 @@ from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.service.server.adoption import Adoption
+from appliance.service.server.challenges import Challenges
 from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Entry
 from appliance.service.server.gate import Gate
 from appliance.service.server.lanes import Lanes
@@ -60,6 +61,7 @@ class TunnelServer(Service):
         watch_for: Callable[[Peer], IProtocol],
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
+        challenges: Challenges,
         limits: Limits = _LIMITS,
         access_log: Path | None = None,
         access_log_format: str = "plain",
@@ -69,7 +71,8 @@ class TunnelServer(Service):
         judges a peer, ``revocations`` keeps the list of those who are no peers any more; ``known`` and
         ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
-        ``not_serving(name)`` tell of a name's first and last session. Without ``access_log`` there is none.
+        ``not_serving(name)`` tell of a name's first and last session, ``challenges`` what is to be
+        published for certificates. Without ``access_log`` there is none.
         """
         self._reactor = reactor
         self._identity = identity
@@ -121,6 +124,7 @@ class TunnelServer(Service):
             routes=self._routes,
             serving=self._name_served,
             not_serving=not_serving,
+            challenges=challenges,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
             revocations=revocations,
@@ -222,6 +226,7 @@ class TunnelServer(Service):
         return {
             "sessions": self._links.status(),
             "joined": len(self._relay.joined),
+            "challenges": self._links.challenges.status(),
             "entry": self._gate.status(),
             "visitors": self._ledger.status(),
             **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),

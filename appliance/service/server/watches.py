@@ -35,6 +35,7 @@ from appliance.fleet.known import KnownNames
 from appliance.fleet.messages import BY_SERVER, Certificate, shown
 from appliance.fleet.watch import WatchedServer
 from appliance.service.fewlines import FewLines
+from appliance.service.server.challenges import Challenges
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
@@ -84,6 +85,7 @@ class Watches(Service):
         self._open: list[_Watch] = []
         self._local: LocalEnd | None = None
         self._withdrawn: Withdrawn | None = None
+        self.challenges = Challenges(reactor, self._machines, self._flush)
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -143,6 +145,7 @@ class Watches(Service):
     def stopService(self) -> None:
         """Tell every nameserver that this server leaves."""
         super().stopService()  # type: ignore[no-untyped-call]
+        self.challenges.stop()
         for watch in list(self._open):
             watch.leave()
 
@@ -154,7 +157,7 @@ class Watches(Service):
 
     def machine(self) -> WatchedServer:
         """A new machine with what is served now."""
-        return WatchedServer(
+        machine = WatchedServer(
             self.server_id,
             self._boot,
             self.addresses,
@@ -164,6 +167,8 @@ class Watches(Service):
             draining=self._withdrawn is not None,
             crl=self.revocations.revoked.number,
         )
+        self.challenges.say_all(machine)
+        return machine
 
     def opened(self, watch: _Watch) -> None:
         of_it = sum(1 for other in self._open if other.peer.id == watch.peer.id)

@@ -44,6 +44,9 @@ class Keeping:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    def denied(self, server_id: str, name: str, value: str, text: str) -> None:
+        raise AssertionError("nothing was challenged")
+
     def may_join(self, link: Link, server_id: str) -> bool:
         self.told.append(f"may join {server_id}")
         return True

@@ -28,6 +28,7 @@ from appliance.tunnel.certificates import (
     issue_server,
     read_peer,
 )
+from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress, read_txt
 from tests.service.nameserver.bench import YEAR, A, B, Bench, C
@@ -36,6 +37,7 @@ from tests.tunnel.lists import KeptList, revoking
 
 WWW = "www.example.org"
 PEM = CLIENT.certificate_pem()
+VALUE = "v" * 43
 
 
 def credential_of(server_id: str, address: ServerAddress) -> Credential:
@@ -538,6 +540,50 @@ def test_the_server_in_this_process_is_watched_without_a_wire(tmp_path: Path) ->
     watches.not_serving(WWW)
     watcher.stopService()
     watches.serving(WWW, PEM)
+    bench.stop()
+
+
+def test_challenges_are_heard_of_a_server_here_and_of_others_and_again_on_the_next_watch(
+    tmp_path: Path,
+) -> None:
+    bench = Bench(tmp_path)
+    network = Network(bench)
+    own = Watches(
+        bench.clock, server_id="a", boot="1", addresses=[A], revocations=KeptList(CA), wall=WALL.timestamp
+    )
+    heard: list[tuple[object, ...]] = []
+    watcher = Watcher(bench.clock, bench.registry, [A, B], network, local=own.local())
+    watcher.on_challenges(lambda *said: heard.append(said), lambda *over: heard.append(("over", *over)))
+    other = network.start(B)
+    client = read_peer(CLIENT.certificate)
+    signature = sign(CLIENT.key, WWW, VALUE)
+    other.challenges.say(client, WWW, VALUE, 600, signature)
+    watcher.startService()
+
+    def run() -> list[tuple[object, ...]]:
+        for _ in range(4):
+            bench.clock.advance(0.5)
+            network.carry()
+        found, heard[:] = heard[:], []
+        return found
+
+    (said,) = run()
+    assert said[:3] == ("b", WWW, VALUE)
+    own.challenges.say(client, WWW, VALUE, 30, signature)
+    own.challenges.withdraw(client, WWW, VALUE)
+    other.challenges.withdraw(client, WWW, VALUE)
+    assert set(run()) == {("a", WWW, VALUE, 30), ("over", "a", WWW, VALUE), ("over", "b", WWW, VALUE)}
+    other.challenges.say(client, WWW, VALUE, 600, signature)
+    run()
+    for connection in list(network.connections):
+        connection.close()
+    (again,) = run()
+    assert again[:3] == ("b", WWW, VALUE)
+    own.challenges.stop()
+    other.challenges.stop()
+    watcher.stopService()
+    for connection in list(network.connections):
+        connection.close()
     bench.stop()
 
 

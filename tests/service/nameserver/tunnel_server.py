@@ -60,6 +60,7 @@ def main(directory: Path) -> None:
         watch_for=watches.protocol_for,
         serving=watches.serving,
         not_serving=watches.not_serving,
+        challenges=watches.challenges,
     )
     server.startService()
     (name, *_) = read_peer(read_certificate(client)).names

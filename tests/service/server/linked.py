@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.service.server.challenges import Challenges
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.tunnel.certificates import (
     SERVICE_NAME,
@@ -74,6 +75,7 @@ class Ground:
         self.told: list[tuple[str, str]] = []
         self.watches: list[Peer] = []
         self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
+        self.challenges = Challenges(reactor, list, lambda: None)
         self.server = TunnelServer(
             reactor,
             server_id="s1",
@@ -91,6 +93,7 @@ class Ground:
             watch_for=self._watch,
             serving=lambda name, pem: self.told.append(("serving", name)),
             not_serving=lambda name: self.told.append(("not serving", name)),
+            challenges=self.challenges,
         )
         self.server.startService()
         self.clients: list[LinkOnly] = []

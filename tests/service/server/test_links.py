@@ -12,7 +12,7 @@ from appliance.service.server import links as module
 from appliance.tunnel.certificates import make_authority
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.herd import spread_seconds
-from appliance.tunnel.session import CrlBrought, ServerDraining
+from appliance.tunnel.session import ChallengeDenied, CrlBrought, ServerDraining
 from tests.service.server.linked import (
     CA,
     NAMES,
@@ -225,6 +225,27 @@ async def test_expired_while_linked() -> None:
         await until(lambda: link.end)
         assert link.end is not None
         assert link.end.reason == "expired"
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_challenges_stay_when_the_link_ends_and_strange_ones_are_refused() -> None:
+    ground = Ground()
+    try:
+        link = await ground.link(client_credential())
+        await until(lambda: link.names)
+        for name in ("*.apps.example.com", "example.com", "www.example.com"):
+            link.machine.challenge(name, "v" * 43, 600, "sig=")
+        link.machine.challenge_over("www.example.com", "v" * 43)
+        link.send(link.machine.data_to_send())
+        await until(lambda: any(isinstance(event, ChallengeDenied) for event in link.events))
+        await until(lambda: len(ground.challenges.status()) == 1)
+        link.abort()
+        await until(lambda: link.closed)
+        (standing,) = ground.challenges.status()
+        assert standing["name"] == "*.apps.example.com"
+        ground.challenges.stop()
     finally:
         await ground.close()
 
