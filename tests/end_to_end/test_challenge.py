@@ -96,6 +96,9 @@ async def has(ground: Ground, name: str, rtype: str = "TXT") -> list[list[str]]:
 
 @pytest_twisted.ensureDeferred
 async def test_a_challenge_is_seen_at_both_nameservers_and_withdrawn(ground: Ground) -> None:
+    for name in (WWW, BELOW):  # known at ns2 since the client serves them
+        while await has(ground, name, "A") != [[T1], [T1]]:
+            await deferLater(reactor, 0.1)
     publish, withdraw = ground.client.challenges.publish, ground.client.challenges.withdraw
     publishing = [publish(WWW, ONE), publish(f"{WWW}.", TWO), publish(WILD, ONE), publish(BELOW, TWO)]
     for each in publishing:
