@@ -227,7 +227,8 @@ def test_the_window_of_a_renewal_and_what_it_replaces(
 
     # An order was placed for it, and the process ended before it heard of that.
     monkeypatch.setattr(ClientNetwork, "post", taken)
-    assert issuer.place(NAMES[0], "good.id").status == "pending"
+    # "ready" where the CA takes the name for validated by an earlier test.
+    assert issuer.place(NAMES[0], "good.id").status in ("pending", "ready")
 
 
 def test_no_answer_is_too_long_for_a_log() -> None:
