@@ -230,6 +230,8 @@ class TunnelClient(service.Service):
         return DeferredList(list(self._stopping)).addCallback(self._stopped)
 
     def _stopped(self, _: object) -> None:
+        if self._client is not None:
+            self._client.visits.stop()  # lanes were dialled until their links had ended
         if self._readiness is not None:
             self._readiness.stop()
         if self._instance is not None:
