@@ -21,9 +21,10 @@ from twisted.application import service
 from twisted.logger import Logger
 from twisted.python import usage
 
+from appliance.addresses import Listen
 from appliance.service.appliance import REFUSALS, Appliance
 from appliance.service.ending import Ending
-from appliance.service.ports import CannotListen, bind_tcp, bind_udp
+from appliance.service.ports import CannotListen, Transport, claim
 from appliance.settings import ApplianceSettings, SettingsRefused, read_appliance
 
 EXIT_SETTINGS = 2
@@ -119,20 +120,22 @@ def read(options: Options) -> ApplianceSettings:
 
 
 def taken(settings: ApplianceSettings) -> list[str]:
-    """Bind all that the appliance will, together, and let go: what cannot be, one line each."""
-    wanted: list[tuple[Callable[..., Any], str, int]] = []
+    """Claim all that the appliance will listen on, together, and let go: what cannot be, one line each."""
+    wanted: list[tuple[Transport, Listen]] = []
     if settings.nameserver is not None:
-        for listen in settings.nameserver.listen:
-            wanted += [(bind_udp, listen.host, listen.port), (bind_tcp, listen.host, listen.port)]
+        wanted += [(transport, one) for one in settings.nameserver.listen for transport in Transport]
     if settings.server is not None:
-        wanted += [(bind_tcp, one.host, one.port) for one in (*settings.server.tls, *settings.server.http)]
+        wanted += [(Transport.TCP, one) for one in (*settings.server.tls, *settings.server.http)]
     errors = []
     with ExitStack() as held:
-        for bind, host, port in wanted:
+        for number, (transport, one) in enumerate(wanted):
             try:
-                held.enter_context(closing(bind(host, port)))
+                held.enter_context(closing(claim(one.host, one.port, transport)))
             except CannotListen as error:
                 errors.append(str(error))
+                continue
+            if one.port and (transport, one) in wanted[:number]:
+                errors.append(f"{one.host} port {one.port} ({transport.value}) is asked for twice")
     return errors
 
 

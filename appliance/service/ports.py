@@ -76,9 +76,14 @@ def bind_tcp(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
     return bound
 
 
-def probe(host: str, port: int, transport: Transport) -> None:
-    """Raise CannotListen when binding would now; nothing stays open. For the check before the fork."""
-    (bind_udp if transport is Transport.UDP else bind_tcp)(host, port).close()
+def claim(host: str, port: int, transport: Transport) -> socket.socket:
+    """A socket that has the port and takes nothing from it, for the look before the fork. Raises
+    CannotListen.
+
+    It does not listen: whoever connected just then would be accepted by the kernel, and reset when it is
+    closed. Where somebody listens it cannot be bound; two claims of one TCP port are no conflict.
+    """
+    return _bound(host, port, transport)
 
 
 def local_addresses() -> list[str]:

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from appliance.service import ports
-from appliance.service.ports import CannotListen, Transport, bind_tcp, bind_udp, local_addresses, probe
+from appliance.service.ports import CannotListen, Transport, bind_tcp, bind_udp, claim, local_addresses
 
 
 def _refusal(host: str, port: int, transport: Transport) -> str:
     with pytest.raises(CannotListen) as refused:
-        probe(host, port, transport)
+        claim(host, port, transport)
     text = str(refused.value)
     assert "\n" not in text
     return text
@@ -144,3 +144,8 @@ def test_local_addresses_are_those_that_others_may_ask() -> None:
         assert address != "::1"
         with bind_udp(address, 0):
             pass
+
+
+def test_a_claim_takes_no_visitor() -> None:
+    with claim("127.0.0.1", 0, Transport.TCP) as claimed, pytest.raises(ConnectionRefusedError):
+        socket.create_connection(claimed.getsockname(), timeout=5)
