@@ -203,11 +203,8 @@ class _Flow:
 
     def _go_on(self, octets: bytes, sent: int) -> None:
         """What was read does not fit, filled the read, or is the end: no longer quick."""
+        self._took(octets)
         self.waiting = octets[sent:]
-        if not octets:
-            self.read_end = True
-        elif len(octets) == _READ_OCTETS:
-            self.pipe = self.joined.relay.pipes.borrow()
         self.pump()
 
     def _source_ready(self, events: int) -> None:
@@ -310,13 +307,16 @@ class _Flow:
         except BlockingIOError:
             self.unsure = False
             raise
+        self._took(octets)
+        return len(octets)
+
+    def _took(self, octets: bytes) -> None:
+        """One read into memory gave these: none are the end, and a full read is bulk."""
+        self.waiting = octets
         if not octets:
             self.read_end = True
-            return 0
-        self.waiting = octets
-        if len(octets) == _READ_OCTETS and self.bare:
+        elif len(octets) == _READ_OCTETS and self.bare:
             self.pipe = self.joined.relay.pipes.borrow()
-        return len(octets)
 
     def _finish(self) -> None:
         """The source's end is passed on, once all of it is out."""
