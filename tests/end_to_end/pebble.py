@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import dns.message
 import dns.rrset
@@ -24,7 +25,7 @@ class Pebble:
         """`inside`: the words that start a command in a network of its own."""
         directory.mkdir()
         self.settings: dict[str, object] = {}
-        """More of pebble's own."""
+        """More of pebble's own, or others than it has here."""
         self._inside = inside
         self.directory = directory
         self.dns = dns
@@ -41,14 +42,14 @@ class Pebble:
 
     def start(self, **env: str) -> Process:
         """Start it; by default without sleeps and bad nonces, and with a proof for every order."""
-        settings = self.settings | {
+        settings = {
             "listenAddress": f"127.0.0.1:{self._port}",
             "managementListenAddress": f"127.0.0.1:{self._management}",
             "certificate": str(self.directory / "cert.pem"),
             "privateKey": str(self.directory / "key.pem"),
             "httpPort": free_port("tcp"),
             "tlsPort": free_port("tcp"),
-        }
+        } | self.settings
         (self.directory / "pebble.json").write_text(json.dumps({"pebble": settings}))
         usual = {"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", "PEBBLE_AUTHZREUSE": "0"}
         self._starts += 1
@@ -79,17 +80,16 @@ class Pebble:
         return re.findall(pattern, self.process.output)
 
 
-class Records:
-    """A resolver on a loopback port, `with` it: TXT records by name, and nothing else."""
+class Answering:
+    """Answers datagrams in a thread, `with` it."""
 
-    def __init__(self) -> None:
-        self.txt: dict[str, list[str]] = {}
+    def __init__(self, address: str, port: int = 0) -> None:
         self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.bind(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._sock.getsockname()[1]}"
+        self._sock.bind((address, port))
+        self.address = f"{address}:{self._sock.getsockname()[1]}"
         self._thread = threading.Thread(target=self._serve)
 
-    def __enter__(self) -> Records:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -98,15 +98,30 @@ class Records:
         self._thread.join()
         self._sock.close()
 
+    def answer(self, octets: bytes) -> bytes:
+        """What a question gets."""
+        raise NotImplementedError
+
     def _serve(self) -> None:
         while True:
             octets, source = self._sock.recvfrom(4096)
             if not octets:
                 return
-            query = dns.message.from_wire(octets)
-            answer = dns.message.make_response(query)
-            asked = query.question[0]
-            values = self.txt.get(asked.name.to_text(omit_final_dot=True).lower(), [])
-            if values and asked.rdtype == dns.rdatatype.TXT:
-                answer.answer.append(dns.rrset.from_text_list(asked.name, 1, "IN", "TXT", values))
-            self._sock.sendto(answer.to_wire(), source)
+            self._sock.sendto(self.answer(octets), source)
+
+
+class Records(Answering):
+    """A resolver on a loopback port: TXT records by name, and nothing else."""
+
+    def __init__(self) -> None:
+        super().__init__("127.0.0.1")
+        self.txt: dict[str, list[str]] = {}
+
+    def answer(self, octets: bytes) -> bytes:
+        query = dns.message.from_wire(octets)
+        answer = dns.message.make_response(query)
+        asked = query.question[0]
+        values = self.txt.get(asked.name.to_text(omit_final_dot=True).lower(), [])
+        if values and asked.rdtype == dns.rdatatype.TXT:
+            answer.answer.append(dns.rrset.from_text_list(asked.name, 1, "IN", "TXT", values))
+        return answer.to_wire()

@@ -8,7 +8,6 @@ import os
 import random
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,6 +20,7 @@ from appliance.tunnel.certificaterequest import new_key
 from appliance.tunnel.keypair import read_keypair
 from tests.end_to_end.certified import Certified, address_of_its_own, certified
 from tests.end_to_end.joined import rest_of
+from tests.end_to_end.pebble import Answering
 from tests.end_to_end.programs import wait_for
 from tests.end_to_end.site import ZONE
 from tests.end_to_end.test_port_80 import request
@@ -95,33 +95,18 @@ def test_a_certificate_of_which_less_than_a_third_is_left_is_renewed_at_the_star
     wait_for(lambda: b"plain: /" in ask(site, label), 10, "a visitor who believes it")
 
 
-class Forwarder:
+class Forwarder(Answering):
     """What stands at an address on port 53 and passes questions on to a nameserver: one that has come up."""
 
     def __init__(self, address: str, nameserver: str) -> None:
-        self._sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._sock.bind((address, 53))
+        super().__init__(address, 53)
         self._nameserver = nameserver
-        self._thread = threading.Thread(target=self._serve)
 
-    def __enter__(self) -> Forwarder:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._sock.sendto(b"", self._sock.getsockname())
-        self._thread.join()
-        self._sock.close()
-
-    def _serve(self) -> None:
-        while True:
-            octets, source = self._sock.recvfrom(4096)
-            if not octets:
-                return
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-                asking.settimeout(2)
-                asking.sendto(octets, (self._nameserver, 53))
-                self._sock.sendto(asking.recv(4096), source)
+    def answer(self, octets: bytes) -> bytes:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+            asking.settimeout(2)
+            asking.sendto(octets, (self._nameserver, 53))
+            return asking.recv(4096)
 
 
 @pytest.mark.slow

@@ -4,14 +4,13 @@ and by HTTP-01 and TLS-ALPN-01 through the tunnel as it is.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import trustme
 
+from tests.end_to_end.pebble import Pebble
 from tests.end_to_end.programs import Process, free_port, need, wait_for
 from tests.end_to_end.site import ZONE, Appliance, Client, Ports
 from tests.end_to_end.test_introduction import SECONDS, Site
@@ -99,29 +98,15 @@ def test_a_further_nameserver_passes_it_on(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def pebble(tmp_path: Path, ns1: Appliance, start: Callable[..., Process]) -> tuple[str, Path]:
+def pebble(tmp_path: Path, ns1: Appliance) -> Iterator[tuple[str, Path]]:
     """An ACME server that asks the nameserver: the URL of its directory, and the certificate of its CA."""
-    ca = trustme.CA()
-    certificate = ca.issue_cert("localhost", "127.0.0.1")
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    port = free_port("tcp")
-    settings = {
-        "listenAddress": f"127.0.0.1:{port}",
-        "managementListenAddress": f"127.0.0.1:{free_port('tcp')}",
-        "certificate": str(tmp_path / "cert.pem"),
-        "privateKey": str(tmp_path / "key.pem"),
-        "httpPort": ns1.ports.http,
-        "tlsPort": ns1.ports.tls,
-    }
-    (tmp_path / "pebble.json").write_text(json.dumps({"pebble": settings}))
-    process = start(
-        *(need("pebble"), "-config", tmp_path / "pebble.json", "-dnsserver", f"127.0.0.1:{ns1.ports.dns}"),
-        env={"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"},
-    )
-    process.says("ACME directory available")
-    return f"https://localhost:{port}/dir", tmp_path / "ca.pem"
+    made = Pebble(tmp_path / "pebble", f"127.0.0.1:{ns1.ports.dns}")
+    made.settings = {"httpPort": ns1.ports.http, "tlsPort": ns1.ports.tls}
+    try:
+        made.start()
+        yield made.url, made.ca
+    finally:
+        made.kill()
 
 
 def test_certbot_gets_a_certificate(

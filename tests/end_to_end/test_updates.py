@@ -22,10 +22,10 @@ import dns.rcode
 import dns.tsig
 import dns.update
 import pytest
-import trustme
 
 from appliance.dns.serial import is_newer
 from appliance.tunnel.names import normal
+from tests.end_to_end.pebble import Pebble
 from tests.end_to_end.programs import Process, free_port, need, wait_for
 from tests.end_to_end.test_dns_tools import ZONE, Nameserver, run
 
@@ -239,29 +239,14 @@ def test_an_edit_of_the_zone_file_and_what_was_changed_before(nameserver: Update
 
 
 @pytest.fixture
-def pebble(tmp_path: Path, shared: Updated, start: Callable[..., Process]) -> tuple[str, Path]:
+def pebble(tmp_path: Path, shared: Updated) -> Iterator[tuple[str, Path]]:
     """An ACME server that asks the nameserver: the URL of its directory, and the certificate of its CA."""
-    ca = trustme.CA()
-    certificate = ca.issue_cert("localhost", "127.0.0.1")
-    ca.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
-    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
-    certificate.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
-    port = free_port("tcp")
-    settings = {
-        "listenAddress": f"127.0.0.1:{port}",
-        "managementListenAddress": f"127.0.0.1:{free_port('tcp')}",
-        "certificate": str(tmp_path / "cert.pem"),
-        "privateKey": str(tmp_path / "key.pem"),
-        "httpPort": free_port("tcp"),
-        "tlsPort": free_port("tcp"),
-    }
-    (tmp_path / "pebble.json").write_text(json.dumps({"pebble": settings}))
-    process = start(
-        *(need("pebble"), "-config", tmp_path / "pebble.json", "-dnsserver", f"127.0.0.1:{shared.port}"),
-        env={"PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0"},
-    )
-    process.says("ACME directory available")
-    return f"https://localhost:{port}/dir", tmp_path / "ca.pem"
+    made = Pebble(tmp_path / "pebble", f"127.0.0.1:{shared.port}")
+    try:
+        made.start()
+        yield made.url, made.ca
+    finally:
+        made.kill()
 
 
 def test_certbot_gets_a_certificate(
