@@ -215,6 +215,21 @@ def issue_client(
     return _issue(ca, Role.CLIENT, client_id, [x509.DNSName(name) for name in granted], wall, days)
 
 
+def issue_again(
+    ca: Credential,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePublicKey,
+    *,
+    wall: datetime,
+    days: int,
+) -> x509.Certificate:
+    """What `certificate`, which this CA issued, says of its owner, once more, for another key of his."""
+    peer = read_peer(certificate)
+    held = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    sans = [san for san in held if not isinstance(san, x509.UniformResourceIdentifier)]
+    return _certify(ca, peer.role, peer.id, sans, key, wall, days)
+
+
 def examine(
     certificate: x509.Certificate | None,
     *,
@@ -374,6 +389,19 @@ def _check_dates(certificate: x509.Certificate, wall: datetime, what: str) -> No
 def _issue(
     ca: Credential, role: Role, peer_id: str, sans: list[x509.GeneralName], wall: datetime, days: int
 ) -> Credential:
+    key = ec.generate_private_key(ec.SECP256R1())
+    return Credential(_certify(ca, role, peer_id, sans, key.public_key(), wall, days), key)
+
+
+def _certify(
+    ca: Credential,
+    role: Role,
+    peer_id: str,
+    sans: list[x509.GeneralName],
+    public: ec.EllipticCurvePublicKey,
+    wall: datetime,
+    days: int,
+) -> x509.Certificate:
     if not _ID.fullmatch(peer_id):
         raise CertificateNotIssued(
             f"{peer_id!r} is not an id: 1 to 63 lower-case letters, digits, dots, hyphens and underscores"
@@ -383,8 +411,6 @@ def _issue(
         raise CertificateNotIssued(
             f"a certificate that ends on {expires:%Y-%m-%d %H:%M} UTC has ended already"
         )
-    key = ec.generate_private_key(ec.SECP256R1())
-    public = key.public_key()
     identifier = ca.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
     builder = (
         x509.CertificateBuilder()
@@ -406,7 +432,7 @@ def _issue(
             critical=False,
         )
     )
-    return Credential(builder.sign(ca.key, hashes.SHA256()), key)
+    return builder.sign(ca.key, hashes.SHA256())
 
 
 def _serial() -> int:
