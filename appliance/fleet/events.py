@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.tunnel.discovery import ServerAddress
 
 
@@ -134,7 +135,16 @@ class Ended:
     text: str
 
 
-ServerEvent = NameserverGreeted | NamesKnown | NamesForgotten | ServerWithdrawn | CrlBrought | Ended
+ServerEvent = (
+    NameserverGreeted
+    | NamesKnown
+    | NamesForgotten
+    | ServerWithdrawn
+    | CrlBrought
+    | RenewalAsked
+    | RenewalAnswered
+    | Ended
+)
 ObserverEvent = (
     ServerGreeted
     | SnapshotTaken
@@ -146,5 +156,7 @@ ObserverEvent = (
     | ServerDraining
     | ServerLeft
     | CrlBrought
+    | RenewalAsked
+    | RenewalAnswered
     | Ended
 )

@@ -13,6 +13,7 @@ from typing import Annotated
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from appliance.fleet.renewing import Renew, Renewed, RenewRefused
 from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
@@ -81,11 +82,12 @@ class ServerHello:
 
 @dataclass(frozen=True, slots=True)
 class NameserverHello:
-    """Nameserver: the first message. `crl` as in the server's."""
+    """Nameserver: the first message. `crl` as in the server's; `renews`: whether the CA's key is there."""
 
     version: Annotated[int, whole(1, 65535)]
     id: Annotated[str, _ID]
     crl: Annotated[int | None, _CRL] = None
+    renews: Annotated[bool | None, flag] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +212,27 @@ FromServer = (
     | ChallengeOver
     | SnapshotEnded
     | Crl
+    | Renew
+    | Renewed
+    | RenewRefused
     | Draining
     | Leaving
     | Goodbye
     | Ping
     | Pong
 )
-FromNameserver = NameserverHello | Known | Forgotten | Withdrawn | Crl | Ping | Pong
+FromNameserver = (
+    NameserverHello
+    | Known
+    | Forgotten
+    | Withdrawn
+    | Crl
+    | Renew
+    | Renewed
+    | RenewRefused
+    | Ping
+    | Pong
+)
 Message = FromServer | FromNameserver
 
 BY_SERVER: Vocabulary[FromServer] = Vocabulary(
@@ -229,6 +245,9 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
         "challenge_over": ChallengeOver,
         "snapshot_ended": SnapshotEnded,
         "crl": Crl,
+        "renew": Renew,
+        "renewed": Renewed,
+        "renew_refused": RenewRefused,
         "draining": Draining,
         "leaving": Leaving,
         "goodbye": Goodbye,
@@ -243,6 +262,9 @@ BY_NAMESERVER: Vocabulary[FromNameserver] = Vocabulary(
         "forgotten": Forgotten,
         "withdrawn": Withdrawn,
         "crl": Crl,
+        "renew": Renew,
+        "renewed": Renewed,
+        "renew_refused": RenewRefused,
         "ping": Ping,
         "pong": Pong,
     }

@@ -64,6 +64,7 @@ from appliance.fleet.messages import (
     fingerprint_of,
 )
 from appliance.fleet.pulse import Pulse
+from appliance.fleet.renewing import Renew, Renewals, Renewed, RenewRefused, heard
 from appliance.tunnel.certificates import (
     CertificateRefused,
     CredentialRefused,
@@ -105,6 +106,9 @@ _AT_SERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, Forgotten): WatchState.WATCHING,
     (WatchState.WATCHING, Withdrawn): WatchState.WATCHING,
     (WatchState.WATCHING, Crl): WatchState.WATCHING,
+    (WatchState.WATCHING, Renew): WatchState.WATCHING,
+    (WatchState.WATCHING, Renewed): WatchState.WATCHING,
+    (WatchState.WATCHING, RenewRefused): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
 }
@@ -119,6 +123,9 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Crl): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Renew): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Renewed): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, RenewRefused): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Draining): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Leaving): WatchState.ENDED,
     (WatchState.SNAPSHOT, Goodbye): WatchState.ENDED,
@@ -131,6 +138,9 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
     (WatchState.WATCHING, Crl): WatchState.WATCHING,
+    (WatchState.WATCHING, Renew): WatchState.WATCHING,
+    (WatchState.WATCHING, Renewed): WatchState.WATCHING,
+    (WatchState.WATCHING, RenewRefused): WatchState.WATCHING,
     (WatchState.WATCHING, Draining): WatchState.WATCHING,
     (WatchState.WATCHING, Leaving): WatchState.ENDED,
     (WatchState.WATCHING, Goodbye): WatchState.ENDED,
@@ -188,6 +198,8 @@ class WatchedServer:
         self._challenges: dict[tuple[str, str], str] = {}
         self._shown: Counter[str] = Counter()  # fingerprint -> how much was said under it
         self._to_say = _ToSay(BY_SERVER)
+        self.renewals = Renewals(self._say)
+        self.other_renews = False
         self._say(ServerHello(VERSION, server_id, boot, tuple(map(str, addresses)), crl))
         if draining:
             self.drain()
@@ -311,6 +323,7 @@ class WatchedServer:
             case NameserverHello(version, nameserver_id, crl):
                 _check_version(version)
                 self._crl.theirs = crl
+                self.other_renews = message.renews is True
                 yield NameserverGreeted(nameserver_id)
             case Known(names, complete):
                 yield NamesKnown(names, complete)
@@ -322,6 +335,8 @@ class WatchedServer:
                 yield ServerWithdrawn(held)
             case Crl():
                 yield from _brought(self._crl, message)
+            case Renew() | Renewed() | RenewRefused():
+                yield heard(message)
             case Ping(nonce):
                 self._say(Pong(nonce))
             case Pong(nonce):
@@ -342,7 +357,7 @@ class Observer:
 
     `server_id` is the one in the certificate met on this connection; a hello with another ends the watch.
     `examine` judges a client's certificate (raises CertificateRefused). The first `know` says all that this
-    nameserver knows. `crl` is the number of its revocation list.
+    nameserver knows. `crl` is the number of its revocation list; `renews`: whether the CA's key is here.
     """
 
     def __init__(
@@ -354,6 +369,7 @@ class Observer:
         server_id: str,
         examine: Callable[[x509.Certificate], Peer],
         crl: int | None = None,
+        renews: bool = False,
     ) -> None:
         self.state = WatchState.GREETING
         self._server_id = server_id
@@ -368,7 +384,8 @@ class Observer:
         self._names_under: Counter[str] = Counter()  # and challenges
         self._serving: dict[str, float] = {}
         self._to_say = _ToSay(BY_NAMESERVER)
-        self._say(NameserverHello(VERSION, nameserver_id, crl))
+        self.renewals = Renewals(self._say)
+        self._say(NameserverHello(VERSION, nameserver_id, crl, renews or None))
 
     def know(self, names: Iterable[str]) -> None:
         """This nameserver knows these names, too."""
@@ -451,6 +468,8 @@ class Observer:
                 yield SnapshotTaken(dict(self._serving))
             case Crl():
                 yield from _brought(self._crl, message)
+            case Renew() | Renewed() | RenewRefused():
+                yield heard(message)
             case Draining():
                 yield ServerDraining()
             case Leaving():

@@ -25,6 +25,7 @@ from appliance.tunnel.lines import (
     whole,
     word,
 )
+from appliance.tunnel.renewal import PEM_PATTERN
 
 __all__ = [
     "VERSION",
@@ -44,6 +45,9 @@ __all__ = [
     "Refused",
     "Register",
     "Registered",
+    "Renew",
+    "RenewRefused",
+    "Renewed",
     "Unregister",
     "Welcome",
     "encode",
@@ -159,6 +163,28 @@ class ChallengeRefused:
 
 
 @dataclass(frozen=True, slots=True)
+class Renew:
+    """Client: get me a certificate for the key in this CSR, in the place of mine, whose key signs this."""
+
+    request: Annotated[str, word(PEM_PATTERN)]
+    signature: Annotated[str, _SIGNATURE]
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Server: here it is."""
+
+    certificate: Annotated[str, word(PEM_PATTERN)]
+
+
+@dataclass(frozen=True, slots=True)
+class RenewRefused:
+    """Server: there is none now; the link goes on."""
+
+    text: Annotated[str, _TEXT]
+
+
+@dataclass(frozen=True, slots=True)
 class Lanes:
     """Server: how many idle lanes of a kind it holds for this session, and how many visitors wait for one."""
 
@@ -211,6 +237,9 @@ Message = (
     | Challenge
     | ChallengeOver
     | ChallengeRefused
+    | Renew
+    | Renewed
+    | RenewRefused
     | Lanes
     | Crl
     | Draining
@@ -230,6 +259,9 @@ _LINK: Vocabulary[Message] = Vocabulary(
         "challenge": Challenge,
         "challenge_over": ChallengeOver,
         "challenge_refused": ChallengeRefused,
+        "renew": Renew,
+        "renewed": Renewed,
+        "renew_refused": RenewRefused,
         "lanes": Lanes,
         "crl": Crl,
         "draining": Draining,

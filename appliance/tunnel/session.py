@@ -34,6 +34,9 @@ from appliance.tunnel.messages import (
     Refused,
     Register,
     Registered,
+    Renew,
+    Renewed,
+    RenewRefused,
     Unregister,
     Welcome,
     encode,
@@ -87,7 +90,7 @@ _ALIVE = (State.OPENING, *_BEGUN)
 SERVER_ROWS: Rows = _rows(
     ((State.OPENING,), (Hello,), State.OPEN),
     ((State.OPEN, State.SERVER_DRAINING), (Register,), None),
-    (_BEGUN, (Unregister, Challenge, ChallengeOver, Crl, Ping, Pong), None),
+    (_BEGUN, (Unregister, Challenge, ChallengeOver, Renew, Crl, Ping, Pong), None),
     ((State.OPEN,), (Draining,), State.CLIENT_DRAINING),
     ((State.SERVER_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.SERVER_DRAINING),
@@ -99,6 +102,7 @@ SERVER_ROWS: Rows = _rows(
 CLIENT_ROWS: Rows = _rows(
     ((State.OPENING,), (Welcome,), State.OPEN),
     (_BEGUN, (Registered, Refused, ChallengeRefused, Lanes, Crl, Ping, Pong), None),
+    (_BEGUN, (Renewed, RenewRefused), None),
     ((State.OPEN,), (Draining,), State.SERVER_DRAINING),
     ((State.CLIENT_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.CLIENT_DRAINING),
@@ -184,6 +188,22 @@ class ChallengeDenied:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalAsked:
+    """At the server: the client wants another certificate, for the key in the CSR `request`."""
+
+    request: str
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
+class RenewalAnswered:
+    """At the client: a certificate, which nobody has examined, or (`text`) why there is none."""
+
+    certificate: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ClientDraining:
     """At the server: the client wants no new visitors; those that are joined go on."""
 
@@ -241,6 +261,8 @@ Event = (
     | ChallengeSaid
     | ChallengeWithdrawn
     | ChallengeDenied
+    | RenewalAsked
+    | RenewalAnswered
     | ClientDraining
     | Welcomed
     | LanesAsked
@@ -450,6 +472,16 @@ class ServerSession(_Session):
         if self.state not in (State.OPENING, State.ENDED):
             self._send(ChallengeRefused(name, value, text))
 
+    def renewed(self, certificate: str) -> None:
+        """Gives the client the certificate that it asked for."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Renewed(certificate))
+
+    def refuse_renewal(self, text: str) -> None:
+        """Tells the client why it gets none now."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(RenewRefused(text))
+
     def drain(self, reconnect_in: float) -> None:
         """Tells the client that this server will leave, and in how many seconds to come back."""
         if self._turn(Turn.DRAIN):
@@ -468,6 +500,8 @@ class ServerSession(_Session):
                 return self._challenged(message)
             case ChallengeOver():
                 return self._challenge_over(message)
+            case Renew(request, signature):
+                return [RenewalAsked(request, signature)]
             case Draining():
                 return [ClientDraining()]
             case _:
@@ -574,6 +608,11 @@ class ClientSession(_Session):
         if self.state not in (State.OPENING, State.ENDED):
             self._send(ChallengeOver(name, value))
 
+    def renew(self, request: str, signature: str) -> None:
+        """Asks for another certificate; before the welcome nothing is said."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Renew(request, signature))
+
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""
         if self._turn(Turn.DRAIN):
@@ -592,6 +631,10 @@ class ClientSession(_Session):
                 return self._told(message)
             case ChallengeRefused(name, value, text):
                 return [ChallengeDenied(name, value, text)]
+            case Renewed(certificate):
+                return [RenewalAnswered(certificate, "")]
+            case RenewRefused(text):
+                return [RenewalAnswered("", text)]
             case Lanes():
                 return [LanesAsked(message.kind, message.held, message.waiting)]
             case Draining():

@@ -38,6 +38,7 @@ from appliance.fleet.messages import (
     fingerprint_of,
     shown,
 )
+from appliance.fleet.renewing import Renew, Renewed, RenewRefused
 from appliance.tunnel.lines import MAX_LINE_OCTETS, MessageError
 from appliance.tunnel.messages import Goodbye as LinkGoodbye
 from appliance.tunnel.messages import encode as encode_for_link
@@ -52,6 +53,9 @@ SERVER_SAYS: list[FromServer] = [
     Serving("*.apps.example.org", PRINT),
     NotServing("www.example.org"),
     Challenge("*.apps.example.org", "v" * 43, 600, "sig=", PRINT),
+    Renew("certificate", "request", "sig="),
+    Renewed(PRINT, "certificate"),
+    RenewRefused(PRINT, "no"),
     ChallengeOver("*.apps.example.org", "v" * 43),
     SnapshotEnded(),
     Draining(),
@@ -66,6 +70,10 @@ NAMESERVER_SAYS: list[FromNameserver] = [
     Known((), complete=True),
     Forgotten(("www.example.org",)),
     Withdrawn(held=True),
+    NameserverHello(1, "ns1", renews=True),
+    Renew("certificate", "request", "sig="),
+    Renewed(PRINT, "certificate"),
+    RenewRefused(PRINT, "no"),
     Ping("n1"),
     Pong("n1"),
 ]
