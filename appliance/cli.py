@@ -107,14 +107,25 @@ def init(zone: str, addresses: Sequence[str]) -> None:
 
 
 @main.command()
-@click.argument("names", metavar="NAME...", nargs=-1, required=True)
+@click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--client", metavar="ID", help="What the client is called; otherwise after its first name.")
+@click.option("--renew", metavar="ID", help="No names: a new one for this client, as its last one was.")
 @click.option("--output", type=click.Path(path_type=Path), help="Write the invitation there, not to stdout.")
 @click.pass_obj
-def invite(where: Any, names: Sequence[str], client: str | None, output: Path | None) -> None:
-    """Make the invitation of a client that may serve these names (*.apps.example.org is one)."""
+def invite(
+    where: Any, names: Sequence[str], client: str | None, renew: str | None, output: Path | None
+) -> None:
+    """Make the invitation of a client that may serve these names (*.apps.example.org is one).
+
+    Clients renew their certificates themselves; --renew is for one that was away until its own had expired.
+    """
+    if renew is not None and (names or client is not None):
+        raise click.UsageError("--renew ID goes without names and --client: they are those of the client")
+    if renew is None and not names:
+        raise click.UsageError("Missing argument 'NAME...'.")
     with _New(output) as file:
-        result = _ask(where, "invite", names=list(names), client=client)
+        wanted = {"names": list(names), "client": client} if renew is None else {"renew": renew}
+        result = _ask(where, "invite", **wanted)
         file.write(result["invitation"])
     click.echo(f"client {result['client']} may serve {', '.join(result['names'])}", err=True)
     shown = output or "INVITATION"

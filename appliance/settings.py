@@ -64,7 +64,7 @@ MAX_NSID_OCTETS = 128
 """As much as BIND and Knot take; every answer to who asks is that much larger."""
 MAX_SERIAL_INDEX = 7
 """The low three bits of a serial are the nameserver's index."""
-CERTIFICATE_DAYS_DEFAULT = 365
+CERTIFICATE_DAYS_DEFAULT = 90
 DRAIN_SECONDS_DEFAULT = 30
 """cloudflared's grace-period. (Envoy drains for 600 s, Pomerium has it do so for 60.)"""
 MAX_DRAIN_SECONDS = 86400
@@ -272,8 +272,9 @@ class ApplianceSettings:
         default=Path("state"),
     )
     days: int = _doc(
-        "Lifetime in days of the certificates that invitations and enrolments carry.",
-        "`365`",
+        "Lifetime in days of the certificates that invitations and enrolments carry, and of those that these"
+        " renew themselves by.",
+        "`90`",
         default=CERTIFICATE_DAYS_DEFAULT,
     )
     nameserver: NameserverSettings | None = None

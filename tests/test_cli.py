@@ -121,6 +121,28 @@ def test_invite(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
     assert "twistd -n tunnel-client --invitation i.toml" in result.stderr
 
 
+def test_invite_again(here: Path, appliance: Callable[[Any], list[Any]]) -> None:
+    requests = appliance(INVITED)
+    result = run("invite", "--renew", "www", "--output", "i.toml")
+    assert result.exit_code == 0, result.stderr
+    assert requests == [{"command": "invite", "renew": "www"}]
+    assert (here / "i.toml").read_text() == "the = 'text'\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ((), "Missing argument"),
+        (("--renew", "www", "www.example.org"), "without names"),
+        (("--renew", "www", "--client", "www"), "without names"),
+    ],
+)
+def test_invite_typed_wrongly(here: Path, arguments: tuple[str, ...], why: str) -> None:
+    result = run("invite", *arguments)
+    assert result.exit_code == 2
+    assert why in result.stderr
+
+
 def test_invite_to_stdout(appliance: Callable[[Any], list[Any]]) -> None:
     appliance(INVITED)
     assert run("invite", "www.example.org").stdout == "the = 'text'\n"

@@ -58,7 +58,7 @@ def refused(text: str | None = None, local: tuple[str, ...] = LOCAL, **options: 
 def test_no_settings_at_all(here: Path) -> None:
     settings = appliance()
     assert settings.state == here / "state"
-    assert settings.days == 365
+    assert settings.days == 90
     assert settings.nameserver is not None
     assert settings.nameserver.zones == here / "zones"
     assert settings.nameserver.listen == tuple(

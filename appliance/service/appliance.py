@@ -59,12 +59,13 @@ from appliance.service.nameserver.updates import Updates
 from appliance.service.nameserver.watcher import Watcher
 from appliance.service.nameserver.zonefiles import Zonefiles, ZonesRefused
 from appliance.service.ports import CannotListen
+from appliance.service.renewals import Renewals
 from appliance.service.server.announcer import Announcer
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.service.server.watches import LocalEnd, Watches
 from appliance.service.store import EnrolledPeer, Store, StoreFailed, StoreRefused
 from appliance.settings import KEPT_ZONES_NAME, ApplianceSettings, NameserverSettings, ServerSettings
-from appliance.tunnel.certificates import SERVICE_NAME, Credential
+from appliance.tunnel.certificates import SERVICE_NAME, Credential, Role
 from appliance.tunnel.challenge import may_be_challenged, owner_of
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import AcmeKey, Enrolment, Introduction, read_enrolment
@@ -118,12 +119,14 @@ class Nameserving:
             service_name=service_name,
             identity=lambda: (_made(authority.nameserver), authority.ca),
             revocations=authority,
+            renews=lambda: authority.issues,
         )
+        self.use_new_identity = meeting.forget_identity
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
         self.challenges = Challenges(reactor, self.zonefiles)
         self.watcher.on_challenges(self.challenges.said, self.challenges.withdrawn)
         self.introductions = Introductions(
-            reactor, store, self.registry, self.watcher, revoked=lambda: authority.revoked
+            reactor, store, self.registry, self.watcher, may_announce=authority.may_announce
         )
         self.updates = Updates(
             reactor, store, self.zonefiles, ClientPolicies(policies(settings.keys), authority.granted)
@@ -346,6 +349,7 @@ class Appliance(Service):
             servers=self._servers,
             introduction=self._introduction,
             acme_key=self._acme_key,
+            seconds=reactor.seconds,
         )
         self._own_id = own_id
         self.server: TunnelServer | None = None
@@ -378,6 +382,14 @@ class Appliance(Service):
             )
             self.authority.on_revoked(self.nameserver.watcher.revoke)
             self.authority.on_revoked(self.nameserver.introductions.revoke)
+        self.renewals = Renewals(
+            reactor,
+            self.authority,
+            watches=self.watches,
+            watcher=self.nameserver.watcher if self.nameserver else None,
+            took=self._renewed,
+            wall=lambda: datetime.now(UTC),
+        )
         self.asked_to_drain: Callable[[], object] = self.drain
         self._departure = Departure(
             reactor,
@@ -417,7 +429,7 @@ class Appliance(Service):
             parts = [*self.nameserver.parts, *parts]
             parts += [self.nameserver.watcher, self.nameserver.introductions, *self.nameserver.listening]
             parts += [self.nameserver.notifier, self.nameserver.peers]
-        parts.append(self.announcer)
+        parts += [self.announcer, self.renewals]
         for part in (*parts, self._control):
             if part is not None:
                 part.startService()
@@ -455,9 +467,10 @@ class Appliance(Service):
         return self._departure.begin()
 
     def reload(self) -> Deferred[list[str]]:
-        """Read the zones and the revocation list again.
+        """Read the zones and the revocation list again, and look whether a certificate is to be renewed.
 
         Fires with what is wrong in those that stay as they were, which is logged as well."""
+        self.renewals.hurry()
         errors = self.authority.reload()
         for error in errors:
             self._log.error("{error}", error=error)
@@ -504,6 +517,7 @@ class Appliance(Service):
             **(self.nameserver.status() if self.nameserver else {}),
             **(self.server.status() if self.server else {}),
             **({"announcements": self.announcer.status()} if self.announcer else {}),
+            "renewals": self.renewals.status(),
             "issued": issued,
             "expiring": [str(one) for one in self.authority.expiring()],
         }
@@ -536,6 +550,13 @@ class Appliance(Service):
 
     def _acme_key(self, client_id: str, serial: int, granted: Sequence[str]) -> AcmeKey | None:
         return None if self.nameserver is None else self.nameserver.acme_key(client_id, serial, granted)
+
+    def _renewed(self, role: Role, credential: Credential) -> None:
+        """New handshakes are made with this."""
+        if role is Role.SERVER and self.server is not None:
+            self.server.use(credential)
+        elif role is Role.NAMESERVER and self.nameserver is not None:
+            self.nameserver.use_new_identity()
 
     def _drain_asked(self) -> float:
         self.asked_to_drain()
@@ -637,6 +658,7 @@ def _server(
         serving=watches.serving,
         not_serving=watches.not_serving,
         challenges=watches.challenges,
+        renew=watches.renew_for,
         limits=Limits(
             source_open=settings.source_open,
             source_new=settings.source_new,

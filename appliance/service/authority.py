@@ -7,16 +7,20 @@ that was enrolled has its credential from the enrolment and can issue nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.logger import Logger
 
-from appliance.service.store import Issued, Store
+from appliance.service.renewed import RenewedFiles
+from appliance.service.signing import Signer
+from appliance.service.store import Issued, Renewed, Store
 from appliance.service.wholefile import replace_whole
 from appliance.tunnel.certificates import (
     SERVICE_NAME,
@@ -39,10 +43,16 @@ from appliance.tunnel.crl import CrlRefused, RevocationList, make_crl, read_crl
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import AcmeKey, Enrolment, Following, Introduction, Invitation
 from appliance.tunnel.names import BadHostName, normal
+from appliance.tunnel.renewal import RenewalRefused, Request, overdue_from
 
 AUTHORITY_DAYS = 3650
 """The CA, and the credentials whose keys lie beside its key: a shorter life would protect nothing."""
 WARNING_DAYS = 30
+"""Before the end of what does not renew itself."""
+OVERDUE_SHARE = 1 / 6
+"""Of a lifetime, what is left of a certificate that should have renewed itself by now: half of the time that
+it has for it is over.
+"""
 MAX_ID_CHARACTERS = 63
 
 NO_REVOCATIONS = RevocationList(0, frozenset())
@@ -58,11 +68,14 @@ class NotIssued(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """A certificate that ends within a month, or has ended, and that no later one of the same id replaces."""
+    """A certificate that ends soon, or has ended, and that no later one of the same id replaces; it should
+    have renewed itself if it is one that can.
+    """
 
     what: str
     id: str
     expires: datetime
+    warned_from: datetime
 
     def __str__(self) -> str:
         whose = f"{self.what} {self.id}".strip()
@@ -83,9 +96,10 @@ class Authority:
     """The CA, or what an enrolled server has instead.
 
     `open()` makes or reads everything; after it `ca`, `server`, `nameserver`, `revoked` and `service_name`
-    hold. `wall` says the time, aware. `discovery` says the discovery name of a list of granted names,
-    `servers` the addresses that a new client may start from. `introduction` says, of a tunnel server's id
-    and its certificate's serial number, to whom it is to announce itself (and may raise NotIssued);
+    hold. `wall` says the time, aware, `seconds` the monotonic one. `discovery` says the discovery name of a
+    list of granted names, `servers` the addresses that a new client may start from. `introduction` says, of a
+    tunnel server's id and its certificate's serial number, to whom it is to announce itself (and may raise
+    NotIssued);
     `acme_key`, of a client's, with what key its own ACME client may answer challenges of its names.
     """
 
@@ -109,6 +123,7 @@ class Authority:
         servers: Callable[[], Sequence[ServerAddress]],
         introduction: Callable[[str, int], Introduction | None] = lambda server_id, serial: None,
         acme_key: Callable[[str, int, Sequence[str]], AcmeKey | None] = lambda client_id, serial, names: None,
+        seconds: Callable[[], float] = time.monotonic,
     ) -> None:
         self._state = state
         self._store = store
@@ -119,7 +134,11 @@ class Authority:
         self._servers = servers
         self._introduction = introduction
         self._acme_key = acme_key
+        self._seconds = seconds
         self._key: Credential | None = None
+        self._signer: Signer | None = None
+        self._being_recorded: dict[int, Issued] = {}
+        self._enrolled: dict[Role, Credential] = {}
         self._told: list[Callable[[RevocationList], None]] = []
 
     def open(self) -> None:
@@ -129,15 +148,23 @@ class Authority:
         try:
             if enrolment is not None:
                 self.ca = read_certificate(enrolment.ca_pem)
-                if enrolment.credential_pem:
-                    self.server = read_credential(enrolment.credential_pem)
-                if enrolment.following is not None:
-                    self.nameserver = read_credential(enrolment.nameserver_pem)
+                self._enrolled = self._read_enrolled(enrolment)
+                self.server = self._renewed(Role.SERVER)
+                self.nameserver = self._renewed(Role.NAMESERVER)
                 self.service_name = enrolment.service_name
             else:
                 self._key = self._read("ca.pem") or self._make_ca()
                 self.ca = self._key.certificate
                 self._open_own()
+                self._signer = Signer(
+                    self._store,
+                    self._key,
+                    days=self._days,
+                    wall=self._wall,
+                    seconds=self._seconds,
+                    examine=self.examine,
+                    record=self._record_renewed,
+                )
         except CredentialRefused as error:
             where = "the enrolment" if enrolment is not None else str(self._state / "ca.pem")
             raise AuthorityRefused(f"{where}: {error}") from None
@@ -164,12 +191,29 @@ class Authority:
         self._told.append(tell)
 
     def granted(self, client_id: str, serial: int) -> tuple[str, ...]:
-        """The names of that certificate of a client, if it was issued here and is good today."""
+        """The names of that certificate of a client, if it was issued here and is not revoked: those that a
+        certificate of the client's grants that is good today. That one's own end does not count: a key that
+        goes with it goes with those that renew it.
+        """
+        held = self._store.issued_as(serial)
+        if held is None or (held.role, held.id) != (Role.CLIENT.name.lower(), client_id) or held.revoked:
+            return ()
+        good = {name for one in self._good(held.role, client_id) for name in one.names}
+        return tuple(name for name in held.names if name in good)
+
+    def may_announce(self, server_id: str, serial: int) -> bool:
+        """Whether the key that goes with that certificate of a tunnel server's is good: the certificate is
+        not revoked, nor, where that can be known, are all of the server's over.
+        """
+        if serial in self.revoked.serials:
+            return False
+        return not self.issues or any(self._good(Role.SERVER.name.lower(), server_id))
+
+    def _good(self, role: str, owner: str) -> Iterator[Issued]:
+        now = self._wall().timestamp()
         for one in self._store.issued():
-            if (one.role, one.id, one.serial) == (Role.CLIENT.name.lower(), client_id, serial):
-                is_good = one.revoked is None and one.expires > self._wall().timestamp()
-                return one.names if is_good else ()
-        return ()
+            if (one.role, one.id) == (role, owner) and one.revoked is None and one.expires > now:
+                yield one
 
     # What the CA does
 
@@ -209,6 +253,36 @@ class Authority:
         )
         recorded = self._record(Role.CLIENT, chosen, granted, credential)
         return recorded.addCallback(lambda _: invitation)
+
+    def invite_again(self, client_id: str) -> Deferred[Invitation]:
+        """A new invitation of a client, for the names that its newest certificate has, be that expired.
+        Raises NotIssued.
+        """
+        self._ca()
+        of_it = [one for one in self._store.issued() if (one.role, one.id) == ("client", client_id)]
+        held = [one for one in of_it if one.revoked is None]
+        if not of_it:
+            raise NotIssued(f"no client {client_id} was invited here")
+        if not held:
+            raise NotIssued(f"{client_id} is revoked: whoever is to serve its names needs a new invitation")
+        return self.invite(max(held, key=lambda one: one.expires).names, client_id)
+
+    def renew(self, request: Request) -> Deferred[str]:
+        """What a holder of one of our certificates asks for in its place. Fails with RenewalRefused."""
+        if self._signer is None:
+            return fail(RenewalRefused("the CA's key is not here"))
+        return self._signer.sign(request)
+
+    def renewed(self, role: Role, credential: Credential) -> None:
+        """The credential that this appliance was enrolled with has a follower, which is on disk."""
+        if role is Role.SERVER:
+            self.server = credential
+        else:
+            self.nameserver = credential
+
+    def enrolled(self, role: Role) -> Credential | None:
+        """What this appliance was enrolled with."""
+        return self._enrolled.get(role)
 
     def enroll(
         self,
@@ -279,7 +353,8 @@ class Authority:
         self._ca()
         if client_or_server_id == self._identity.server_id:
             raise NotIssued(f"{client_or_server_id} is this appliance itself")
-        of_it = [issued for issued in self._store.issued() if issued.id == client_or_server_id]
+        known = (*self._store.issued(), *self._being_recorded.values())
+        of_it = [issued for issued in known if issued.id == client_or_server_id]
         if not of_it:
             raise NotIssued(f"no certificate was issued to a client or server {client_or_server_id}")
         held = [issued for issued in of_it if issued.revoked is None]
@@ -320,9 +395,9 @@ class Authority:
         return []
 
     def expiring(self) -> list[Expiring]:
-        """Everything that ends within WARNING_DAYS."""
-        limit = self._wall() + timedelta(days=WARNING_DAYS)
-        return [one for one in self._lifetimes() if one.expires < limit]
+        """Everything that ends soon: what renews itself if that is overdue, the rest a month before."""
+        wall = self._wall()
+        return [one for one in self._lifetimes() if one.warned_from < wall]
 
     def warn(self) -> None:
         """One log line for each certificate that ends soon."""
@@ -337,6 +412,23 @@ class Authority:
         replace_whole(self._state / "ca.pem", made.pem())
         self._log.info("made a CA in {path}", path=self._state / "ca.pem")
         return made
+
+    def _read_enrolled(self, enrolment: Enrolment) -> dict[Role, Credential]:
+        held = {}
+        if enrolment.credential_pem:
+            held[Role.SERVER] = read_credential(enrolment.credential_pem)
+        if enrolment.following is not None:
+            held[Role.NAMESERVER] = read_credential(enrolment.nameserver_pem)
+        return held
+
+    def _renewed(self, role: Role) -> Credential | None:
+        """What this appliance was enrolled with, or its follower on disk."""
+        first = self._enrolled.get(role)
+        return None if first is None else self.files(role).current(first, self.ca)
+
+    def files(self, role: Role) -> RenewedFiles:
+        """Where the followers of an enrolled credential are."""
+        return RenewedFiles(self._state, f"{role.name.lower()}-")
 
     def _open_own(self) -> None:
         """The credentials of the parts that run here; made again when what they say is no longer so."""
@@ -403,7 +495,14 @@ class Authority:
     def _revoked_serials(self) -> frozenset[int]:
         now = self._wall().timestamp()
         held = self._store.issued()
-        return frozenset(one.serial for one in held if one.revoked is not None and one.expires > now)
+        revoked = (one for one in held if one.revoked is not None)
+        return frozenset(one.serial for one in revoked if one.expires > now or self._outlived(one))
+
+    def _outlived(self, one: Issued) -> bool:
+        """Whether a key goes with that certificate which does not end with it: that of a tunnel server's
+        announcements, which nameservers that know no more than the list look up there.
+        """
+        return one.role == Role.SERVER.name.lower() and not self._store.is_renewal(one.serial)
 
     def _write_crl(self) -> None:
         wanted = self._revoked_serials()
@@ -433,7 +532,20 @@ class Authority:
         certificate = credential.certificate
         expires = certificate.not_valid_after_utc.timestamp()
         issued = Issued(certificate.serial_number, role.name.lower(), owner, names, expires)
-        return self._store.record_issued(issued)
+        return self._recording(issued, self._store.record_issued(issued))
+
+    def _record_renewed(self, issued: Issued, renewed: Renewed, over: list[int]) -> Deferred[None]:
+        return self._recording(issued, self._store.record_renewed(issued, renewed, over))
+
+    def _recording(self, issued: Issued, recorded: Deferred[None]) -> Deferred[None]:
+        """What is revoked before the disk has it is revoked as well: its row is there first."""
+        self._being_recorded[issued.serial] = issued
+
+        def done(result: Any) -> Any:
+            del self._being_recorded[issued.serial]
+            return result
+
+        return recorded.addBoth(done)
 
     def _free_id(self, wanted: str) -> str:
         """`wanted`, or with the first number behind it that no certificate has."""
@@ -446,17 +558,23 @@ class Authority:
 
     def _lifetimes(self) -> Iterator[Expiring]:
         """What each certificate that still counts lives until."""
-        yield Expiring("the CA", "", self.ca.not_valid_after_utc)
+        a_month = timedelta(days=WARNING_DAYS)
+        end = self.ca.not_valid_after_utc
+        yield Expiring("the CA", "", end, end - a_month)
         for what, credential in (("this server", self.server), ("this nameserver", self.nameserver)):
             if credential is not None:
-                yield Expiring(what, "", credential.certificate.not_valid_after_utc)
+                end = credential.certificate.not_valid_after_utc
+                yield Expiring(
+                    what, "", end, end - a_month if self.issues else overdue_from(credential.certificate)
+                )
         latest: dict[tuple[str, str], float] = {}
         for one in self._store.issued():
             if one.revoked is None:
                 key = (one.role, one.id)
                 latest[key] = max(latest.get(key, 0.0), one.expires)
         for (role, owner), expires in sorted(latest.items()):
-            yield Expiring(role, owner, datetime.fromtimestamp(expires, UTC))
+            end = datetime.fromtimestamp(expires, UTC)
+            yield Expiring(role, owner, end, end - timedelta(days=self._days) * OVERDUE_SHARE)
 
 
 def _cut(name: str, suffix: str) -> str:

@@ -56,6 +56,9 @@ def commands(
             known = invited(invitation.names, expires.timestamp())
             return known.addCallback(lambda _: result)
 
+        if request.get("renew"):
+            again = _text(request, "renew")
+            return _refusing(lambda: authority.invite_again(again).addCallback(told))
         return _refusing(lambda: authority.invite(_texts(request, "names"), client).addCallback(told))
 
     def enroll(request: Mapping[str, Any]) -> Deferred[dict[str, Any]]:

@@ -61,6 +61,11 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE enrolled (id TEXT PRIMARY KEY, addresses TEXT NOT NULL)",
         "CREATE TABLE introduced (id TEXT PRIMARY KEY, state TEXT NOT NULL)",
     ),
+    # `key` is the new key's digest, `was` the serial number of the certificate that was renewed.
+    (
+        """CREATE TABLE renewals (key TEXT PRIMARY KEY, serial TEXT NOT NULL, was TEXT NOT NULL,
+           pem TEXT NOT NULL)""",
+    ),
 )
 SCHEMA = len(_MIGRATIONS)
 
@@ -123,6 +128,16 @@ class Issued:
     revoked: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """The certificate `serial`, as `pem`, of the key with the digest `key`, in the place of the one `was`."""
+
+    key: str
+    serial: int
+    was: int
+    pem: str
+
+
 @dataclass(slots=True)
 class _Job:
     """One change: statements for the disk, what memory does after them, and who waits."""
@@ -160,6 +175,8 @@ class Store:
         self._known: dict[str, float] = {}
         self._servers: dict[str, SeenServer] = {}
         self._issued: dict[int, Issued] = {}
+        self._renewals: dict[int, Renewed] = {}
+        self._renewals_by_key: dict[str, Renewed] = {}
         self._amendments: dict[bytes, dict[tuple[bytes, int], Amendment]] = {}
         self._accepted: dict[bytes, int] = {}
         self._copied: dict[bytes, list[RRset]] = {}
@@ -277,19 +294,46 @@ class Store:
     def issued(self) -> list[Issued]:
         return list(self._issued.values())
 
+    def issued_as(self, serial: int) -> Issued | None:
+        """The certificate with this serial number."""
+        return self._issued.get(serial)
+
     def record_issued(self, issued: Issued) -> Deferred[None]:
-        row = (
-            f"{issued.serial:x}",
-            issued.role,
-            issued.id,
-            json.dumps(issued.names),
-            issued.expires,
-            issued.revoked,
-        )
         return self._change(
-            lambda: self._issued.update({issued.serial: issued}),
-            (("INSERT OR REPLACE INTO issued VALUES (?, ?, ?, ?, ?, ?)", row),),
+            lambda: self._issued.update({issued.serial: issued}), (_issuance(issued),)
         ).done
+
+    def renewed(self, key: str) -> Renewed | None:
+        """What was renewed for the key with this digest."""
+        return self._renewals_by_key.get(key)
+
+    def is_renewal(self, serial: int) -> bool:
+        """Whether this certificate came in the place of another."""
+        return serial in self._renewals
+
+    def renewals_of(self, serial: int) -> int:
+        """How many certificates came in the place of this one."""
+        return sum(1 for one in self._renewals.values() if one.was == serial)
+
+    def record_renewed(self, issued: Issued, renewed: Renewed, over: Iterable[int] = ()) -> Deferred[None]:
+        """Keep a certificate and what it renews, and no longer the renewals `over`; all of it or nothing."""
+        gone = tuple(over)
+        row = renewed.key, f"{renewed.serial:x}", f"{renewed.was:x}", renewed.pem
+        statements = [_issuance(issued), ("INSERT INTO renewals VALUES (?, ?, ?, ?)", row)]
+        for serial in gone:
+            statements.append(("DELETE FROM renewals WHERE serial = ?", (f"{serial:x}",)))
+            statements.append(("DELETE FROM issued WHERE serial = ?", (f"{serial:x}",)))
+
+        def keep() -> None:
+            self._issued[issued.serial] = issued
+            self._renewals[renewed.serial] = self._renewals_by_key[renewed.key] = renewed
+            for serial in gone:
+                self._issued.pop(serial, None)
+                old = self._renewals.pop(serial, None)
+                if old is not None:
+                    self._renewals_by_key.pop(old.key, None)
+
+        return self._change(keep, tuple(statements)).done
 
     def record_revoked(self, serial: int, wall: float) -> Deferred[None]:
         """The certificate is revoked since the Unix time `wall`; an unknown serial changes nothing."""
@@ -543,6 +587,9 @@ class Store:
         for serial, role, id_, names, expires, revoked in connection.execute("SELECT * FROM issued"):
             number = int(serial, 16)
             self._issued[number] = Issued(number, role, id_, tuple(json.loads(names)), expires, revoked)
+        for key, serial, was, pem in connection.execute("SELECT * FROM renewals"):
+            one = Renewed(key, int(serial, 16), int(was, 16), pem)
+            self._renewals[one.serial] = self._renewals_by_key[key] = one
         for zone, name, rtype, was, now in connection.execute("SELECT * FROM amendments"):
             before, after = (octets and decode(name, rtype, octets) for octets in (was, now))
             self._amendments.setdefault(zone, {})[name, rtype] = Amendment(name, rtype, before, after)
@@ -620,6 +667,12 @@ def _addresses_text(addresses: Iterable[ServerAddress]) -> str:
 
 def _read_addresses(text: str) -> tuple[ServerAddress, ...]:
     return tuple(ServerAddress(host, port) for host, port in json.loads(text))
+
+
+def _issuance(issued: Issued) -> _Statement:
+    serial, names = f"{issued.serial:x}", json.dumps(issued.names)
+    row = serial, issued.role, issued.id, names, issued.expires, issued.revoked
+    return "INSERT OR REPLACE INTO issued VALUES (?, ?, ?, ?, ?, ?)", row
 
 
 def _confirmation(zone: bytes, wall: float) -> _Statement:

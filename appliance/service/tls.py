@@ -28,6 +28,11 @@ class ServerTls:
     """Makes the server's end of a connection: one context, so that a lane can resume its link's session."""
 
     def __init__(self, credential: Credential, alpn: list[bytes]) -> None:
+        self._alpn = alpn
+        self.use(credential)
+
+    def use(self, credential: Credential) -> None:
+        """Show this one from now on. A lane of a link from before does not resume: it shakes hands anew."""
         context = SSL.Context(SSL.TLS_SERVER_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.set_mode(SSL.MODE_RELEASE_BUFFERS)  # a quarter of what an idle link holds
@@ -35,7 +40,7 @@ class ServerTls:
         context.use_privatekey(credential.key)
         context.set_session_id(_SESSION_ID_CONTEXT)
         context.set_verify(SSL.VERIFY_PEER, _everybody)
-        context.set_alpn_select_callback(lambda _connection, offered: _first_common(alpn, offered))
+        context.set_alpn_select_callback(lambda _connection, offered: _first_common(self._alpn, offered))
         self._context = context
 
     def serverConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:

@@ -45,6 +45,9 @@ class Member:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def renewal_answered(self, link: Link, certificate: str, text: str) -> None:
+        pass
+
     def denied(self, server_id: str, name: str, value: str, text: str) -> None:
         raise AssertionError("nothing was challenged")
 

@@ -295,7 +295,9 @@ def test_warnings(machine: Machine) -> None:
     now(authority.invite(["a.test"], "a"))
     now(authority.invite(["b.test"], "b"))
     assert authority.expiring() == []
-    machine.wall += timedelta(days=20)
+    machine.wall += timedelta(days=33)  # a sixth of 40 days is left 33.3 days after
+    assert authority.expiring() == []
+    machine.wall += timedelta(days=1)
     now(authority.invite(["a.test"], "a"))
     assert [str(one) for one in authority.expiring()] == [
         "the certificate of client b expires on 2027-01-02",

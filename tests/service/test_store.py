@@ -123,7 +123,7 @@ def test_a_state_file_of_an_older_schema_is_brought_to_this_one(path: Path, stor
     store.close()
     with sqlite3.connect(path) as other:
         tables = ("amendments", "accepted", "copied", "confirmed", "peers")
-        for table in (*tables, "own_secret", "enrolled", "introduced"):
+        for table in (*tables, "own_secret", "enrolled", "introduced", "renewals"):
             other.execute(f"DROP TABLE {table}")
         other.execute("PRAGMA user_version = 1")
     other.close()

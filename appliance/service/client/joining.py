@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 from twisted.application import service
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.logger import Logger
 
+from appliance.service.carrying import ASKED_ON_SECONDS, Carrying, End
 from appliance.service.client.acmestate import AcmeState
 from appliance.service.client.aside import Aside
 from appliance.service.client.certificates import Certificates
@@ -33,15 +33,16 @@ from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
+from appliance.service.renewed import RenewedFiles
+from appliance.service.renewer import Renewer
 from appliance.settings import ClientSettings
-from appliance.tunnel.certificates import read_certificate, read_credential
+from appliance.tunnel.certificates import Credential, read_certificate, read_credential
 from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
+from appliance.tunnel.renewal import share_of
 
-#: A warning from a month before the invitation ends, and once a day from then on.
-WARN_BEFORE_DAYS = 30
 _DAY_SECONDS = 86400.0
 #: Between two looks at whether the last visitors are gone.
 DRAIN_LOOK_SECONDS = 0.1
@@ -75,7 +76,7 @@ class TunnelClient(service.Service):
         self._wall = wall
         self._jitter = jitter
         self._credential = read_credential(invitation.credential_pem)
-        ca = read_certificate(invitation.ca_pem)
+        self._ca = ca = read_certificate(invitation.ca_pem)
         self._revoked = Revoked(settings.state, ca, self._revoke)
         self._tls = ClientTls(
             invitation.service_name, ca, self._credential, wall, lambda: self._revoked.revoked
@@ -98,12 +99,16 @@ class TunnelClient(service.Service):
             links=lambda: self._links.values(),
             joined=lambda: [server for server, link in self._claims.items() if link in self._joined],
             resolvers=self._resolver.nameservers,
-            sign=partial(sign, self._credential.key),
+            sign=lambda name, value: sign(self._credential.key, name, value),
         )
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}
         self._claims: dict[str, Link] = {}  # by server id: the link that may say hello to it
         self._joined: set[Link] = set()
+        self._coming: dict[Link, Link] = {}  # links that are to take the place of others
+        self._retiring: set[Link] = set()  # those whose place is taken, until they have ended
+        self._asking = Carrying(reactor, self._askable, ASKED_ON_SECONDS)
+        self._renewer: Renewer | None = None
         self._stopping: set[Deferred[None]] = set()
         self._expiry: Any = None
         self._instance: Instance | None = None
@@ -136,6 +141,8 @@ class TunnelClient(service.Service):
             self._jitter,
             self._revoked,
         )
+        self._renewer = self._renew(self._instance)
+        self._renewer.start()
         self._warn_of_expiry()
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
         self._review()
@@ -162,11 +169,31 @@ class TunnelClient(service.Service):
         self._issuances = Issuances(shared, self._certified, instance.id, acme.called)
         self._issuances.start(instance.trouble)
 
+    def _renew(self, instance: Instance) -> Renewer:
+        """Keep the certificate good. Each instance asks for itself, and at another time; of two processes
+        with one state directory the first asks, and both take what it gets.
+        """
+        return Renewer(
+            self._reactor,
+            RenewedFiles(self._settings.state),
+            self._credential,
+            self._ca,
+            called=self._invitation.client,
+            ask=self._asking.ask,
+            took=self._took,
+            wall=self._wall,
+            jitter=self._jitter,
+            share=share_of(instance.id),
+            asks=not instance.trouble,
+        )
+
     def read_again(self) -> None:
         """Somebody says that there is something new (SIGHUP)."""
         self.certificates.read_again()
         if self._issuances is not None:
             self._issuances.hurry()
+        if self._renewer is not None:
+            self._renewer.hurry()
 
     def drain(self) -> Deferred[None]:
         """Take no new visitors; fires when those that are here are gone, or have had `drain_seconds`.
@@ -178,7 +205,8 @@ class TunnelClient(service.Service):
         if self._drain_until is None:
             self._drain_until = self._reactor.seconds() + self._settings.drain_seconds
             self._resolver.stopService()
-            for link in self._links.values():
+            self._forget_coming()
+            for link in self._all_links():
                 link.drain()
             self.log.info(
                 "draining: {visitors} visitors have at most {seconds} s",
@@ -220,7 +248,10 @@ class TunnelClient(service.Service):
         if self._expiry is not None:
             self._expiry.cancel()
             self._expiry = None
-        links, self._links = list(self._links.values()), {}
+        if self._renewer is not None:
+            self._renewer.stop()
+        self._forget_coming()
+        links, self._links = self._all_links(), {}
         for link in links:
             self._stop(link)
         if self._client is not None:
@@ -240,7 +271,7 @@ class TunnelClient(service.Service):
     @property
     def joined(self) -> list[ServerAddress]:
         """The addresses of the servers that this client is joined to now."""
-        return sorted(link.address for link in self._joined)
+        return sorted({link.address for link in self._joined})
 
     @property
     def links(self) -> dict[ServerAddress, Link]:
@@ -252,7 +283,7 @@ class TunnelClient(service.Service):
     def _revoke(self, revoked: RevocationList) -> None:
         """A newer list has come: leave the servers that it names, and give it to the others."""
         assert self._client is not None
-        for link in list(self._links.values()):
+        for link in (*self._all_links(), *self._coming):
             link.revoke(revoked)
         self._client.visits.cut(revoked.serials)
 
@@ -272,6 +303,47 @@ class TunnelClient(service.Service):
                 link = self._links[address] = Link(self._client, address, self)
                 link.startService()
 
+    # Which certificate
+
+    def _took(self, credential: Credential) -> None:
+        """Another certificate counts: it is shown in new handshakes, and the servers that were shown the old
+        one are joined again, before that one's end would end what is joined through them.
+        """
+        self._credential = credential
+        self._tls.use(credential)
+        for link in list(self._joined):
+            self._join_again(link)
+
+    def _join_again(self, old: Link) -> None:
+        """Have another link beside this one, which takes its place as soon as the server can be told so: to
+        the server it is the same instance, that has come again.
+        """
+        if self._client is None or self._drain_until is not None or old in self._retiring:
+            return
+        if old not in self._coming.values():
+            link = Link(self._client, old.address, self)
+            self._coming[link] = old
+            link.startService()
+
+    def _replace(self, old: Link, link: Link) -> None:
+        """The server proved to be the one of `old`; the next that it hears is the hello."""
+        del self._coming[link]
+        self._links[link.address] = link
+        self._retiring.add(old)
+        old.retire()
+
+    def _forget_coming(self, of: Link | None = None) -> None:
+        for link, old in list(self._coming.items()):
+            if of is None or old is of:
+                del self._coming[link]
+                self._stop(link)
+
+    def _all_links(self) -> list[Link]:
+        return [*self._links.values(), *self._retiring]
+
+    def _askable(self) -> list[End]:
+        return [(link, link.renew) for link in self._joined if link not in self._retiring]
+
     def _stop(self, link: Link) -> None:
         stopped = link.stopService()
         self._stopping.add(stopped)
@@ -285,6 +357,10 @@ class TunnelClient(service.Service):
         """
         holder = self._claims.setdefault(server_id, link)
         if holder is link:
+            return True
+        if self._coming.get(link) is holder:
+            self._claims[server_id] = link
+            self._replace(holder, link)
             return True
         if holder in self._joined:
             now = self._reactor.seconds()
@@ -301,6 +377,14 @@ class TunnelClient(service.Service):
         self._joiner.linked(link.address, server_id)
         self.challenges.welcomed(link)
         self._review()
+        if not link.is_current:  # it was being dialled when another certificate came
+            self._join_again(link)
+        elif self._renewer is not None:
+            self._renewer.hurry()
+
+    def renewal_answered(self, link: Link, certificate: str, text: str) -> None:
+        """A server has a certificate for us, or says why it has none."""
+        self._asking.answered(link, certificate, text)
 
     def denied(self, server_id: str, name: str, value: str, text: str) -> None:
         """A server does not pass a challenge on."""
@@ -311,24 +395,38 @@ class TunnelClient(service.Service):
         for server_id, holder in list(self._claims.items()):
             if holder is link:
                 del self._claims[server_id]
+        self._forget_coming(link)
+        is_replaced = link in self._retiring
+        self._retiring.discard(link)
         if link in self._joined:
             self._joined.discard(link)
+            if is_replaced:
+                return
             self._joiner.unlinked(link.address, self._reactor.seconds())
             if self._drain_until is None:
                 self._resolver.look_up_now()
             self._review()
 
-    # The invitation's end
+    # The certificate's end
 
     def _warn_of_expiry(self) -> None:
         self._expiry = self._reactor.callLater(_DAY_SECONDS, self._warn_of_expiry)
+        assert self._renewer is not None
+        if not self._renewer.is_overdue:
+            return
         expires = self._credential.certificate.not_valid_after_utc
         days = (expires - self._wall()).days
         if days < 0:
-            self.log.error("the invitation expired on {expires:%Y-%m-%d}; ask for a new one", expires=expires)
-        elif days <= WARN_BEFORE_DAYS:
+            self.log.error(
+                "the certificate expired on {expires:%Y-%m-%d}; ask for a new invitation"
+                " (tunnel-appliance invite --renew {client})",
+                expires=expires,
+                client=self._invitation.client,
+            )
+        else:
             self.log.warn(
-                "the invitation expires on {expires:%Y-%m-%d}, in {days} days; ask for a new one",
+                "the certificate expires on {expires:%Y-%m-%d}, in {days} days, and was not renewed: {why}",
                 expires=expires,
                 days=days,
+                why=self._renewer.refusal or "no server is joined",
             )

@@ -35,9 +35,11 @@ from appliance.service.client.lanes import Lanes, Session
 from appliance.service.client.origins import in_words
 from appliance.service.client.tls import LINK_ALPN, ClientTls, ServerProof, ServerRefused, tls_words
 from appliance.service.client.visits import Visits
+from appliance.tunnel.certificates import Credential
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.renewal import Request
 from appliance.tunnel.session import (
     ChallengeDenied,
     ClientSession,
@@ -47,6 +49,7 @@ from appliance.tunnel.session import (
     NameRefused,
     NameRegistered,
     Offer,
+    RenewalAnswered,
     ServerDraining,
     Welcomed,
 )
@@ -89,6 +92,9 @@ class Keeper(Shape):
     def welcomed(self, link: Link, server_id: str) -> None:
         """The server has welcomed this client."""
 
+    def renewal_answered(self, link: Link, certificate: str, text: str) -> None:
+        """The server has a certificate for this client, or says why it has none."""
+
     def denied(self, server_id: str, name: str, value: str, text: str) -> None:
         """The server does not pass a challenge on."""
 
@@ -126,6 +132,7 @@ class Link(service.Service):
         self._lost_at = float("-inf")
         self._come_back: float | None = None
         self._is_draining = False
+        self._is_retired = False
         self._dialling = _Redial(_Welcome(self), _quiet(Protocol), self.pause, client.reactor)
 
     def startService(self) -> None:
@@ -146,6 +153,17 @@ class Link(service.Service):
         """It need not be published any more."""
         if self._talk is not None:
             self._talk.challenge_over(name, value)
+
+    def renew(self, request: Request) -> None:
+        """Ask the server for another certificate."""
+        if self._talk is not None:
+            self._talk.renew(request)
+
+    def retire(self) -> None:
+        """Another link comes in the place of this one: it is not dialled again when it ends."""
+        self._is_draining = self._is_retired = True
+        if self._talk is None:
+            self._dialling.stopService()
 
     def drain(self) -> None:
         """No new visitors; those that are here go on. The link is not dialled again when it ends."""
@@ -172,6 +190,11 @@ class Link(service.Service):
         """The lanes of the session, if there is one."""
         return None if self._talk is None else self._talk.lanes
 
+    @property
+    def is_current(self) -> bool:
+        """Whether the server was shown what this client proves itself with now."""
+        return self._talk is not None and self._talk.credential is self.client.tls.credential
+
     # What the endpoint tells
 
     def began(self, talk: _Talk) -> None:
@@ -189,7 +212,7 @@ class Link(service.Service):
         self._failures = (
             0 if lasted >= STABLE_SECONDS else min(self._failures, FAILURES_AFTER_A_SHORT_SESSION)
         )
-        if self.running:
+        if self.running and not self._is_retired:
             self.log.warn(
                 "left server {id} at {address}: {words}", id=talk.server, address=self.address, words=words
             )
@@ -302,6 +325,11 @@ class _Talk(Protocol):
         self._why = ""
         self._timer: Any = None
 
+    @property
+    def credential(self) -> Credential:
+        """What the server is shown."""
+        return self._proof.credential
+
     # Twisted
 
     def connectionMade(self) -> None:
@@ -376,6 +404,11 @@ class _Talk(Protocol):
             self._session.challenge_over(name, value)
             self._write()
 
+    def renew(self, request: Request) -> None:
+        if self._session is not None:
+            self._session.renew(request.request, request.signature)
+            self._write()
+
     def drain(self) -> None:
         if self._session is not None:
             self._session.drain()
@@ -405,6 +438,8 @@ class _Talk(Protocol):
                     self._refused(name, text)
                 case ChallengeDenied(name=name, value=value, text=text):
                     self._link.keeper.denied(self.server, name, value, text)
+                case RenewalAnswered(certificate=certificate, text=text):
+                    self._link.keeper.renewal_answered(self._link, certificate, text)
                 case LanesAsked(kind=kind, held=held, waiting=waiting):
                     if self.lanes is not None:
                         self.lanes.asked("tls" if kind == "tls" else "plain", held, waiting)

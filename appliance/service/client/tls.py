@@ -49,13 +49,18 @@ class ClientTls:
         self._ca = ca
         self._wall = wall
         self._revoked = revoked
+        self.use(credential)
+
+    def use(self, credential: Credential) -> None:
+        """Prove the client with this one from now on."""
+        self.credential = credential
         context = SSL.Context(SSL.TLS_CLIENT_METHOD)
         context.set_min_proto_version(SSL.TLS1_3_VERSION)
         context.use_certificate(credential.certificate)
         context.use_privatekey(credential.key)
         store = context.get_cert_store()
         assert store is not None
-        store.add_cert(crypto.X509.from_cryptography(ca))
+        store.add_cert(crypto.X509.from_cryptography(self._ca))
         self._context = context
 
     def connection(self, alpn: bytes) -> ServerProof:
@@ -64,7 +69,7 @@ class ClientTls:
         connection.set_connect_state()
         connection.set_tlsext_host_name(self._service_name.encode("ascii"))
         connection.set_alpn_protos([alpn])
-        proof = ServerProof(connection, alpn)
+        proof = ServerProof(connection, alpn, self.credential)
         connection.set_verify(SSL.VERIFY_PEER, self._verifier(proof))
         return proof
 
@@ -108,10 +113,13 @@ class ClientTls:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class ServerProof:
-    """One connection. ``refusal`` says why the server is not believed, and is empty as long as it is."""
+    """One connection, on which ``credential`` is shown. ``refusal`` says why the server is not believed, and
+    is empty as long as it is.
+    """
 
-    def __init__(self, connection: SSL.Connection, alpn: bytes) -> None:
+    def __init__(self, connection: SSL.Connection, alpn: bytes, credential: Credential) -> None:
         self.connection = connection
+        self.credential = credential
         self.refusal = ""
         self._alpn = alpn
 

@@ -33,6 +33,7 @@ from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import CertificateRefused, Credential, Peer, Reason, Role, examine
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.renewal import Request
 
 WATCH_ALPN = b"watch/1"
 CONNECT_SECONDS = 30
@@ -43,7 +44,8 @@ class Meeting:
     """How this nameserver proves itself to servers, and whom it takes for one.
 
     `identity()` gives its credential and the CA (asked once, when they are first needed: they are made when
-    the appliance starts); `revocations` keeps the newest revocation list.
+    the appliance starts, and again after `forget_identity`); `revocations` keeps the newest revocation list;
+    `renews()` is whether the CA's key is here.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Meeting:
         service_name: str,
         identity: Callable[[], tuple[Credential, x509.Certificate]],
         revocations: Revocations,
+        renews: Callable[[], bool] = lambda: False,
         wall: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._reactor = reactor
@@ -62,6 +65,7 @@ class Meeting:
         self._identity = cache(identity)
         self._tls = cache(self._creator)
         self.revocations = revocations
+        self._renews = renews
         self._wall = wall
         self.shares = Shares(reactor)
 
@@ -92,7 +96,13 @@ class Meeting:
             server_id=server_id,
             examine=partial(self._examine, role=Role.CLIENT),
             crl=self.revocations.revoked.number,
+            renews=self._renews(),
         )
+
+    def forget_identity(self) -> None:
+        """It has changed: the next dial shows the new one."""
+        self._identity.cache_clear()
+        self._tls.cache_clear()
 
     def _creator(self) -> _NameserverTls:
         return _NameserverTls(self._identity()[0], self._service_name)
@@ -185,6 +195,21 @@ class Dial:
         """Tell the draining server that it is out of what is published; or not, for there is no other."""
         if self.observer is not None and not self.is_over:
             self.observer.withdrawn(held=held)
+            self._wire.flush()
+
+    def ask_renewal(self, request: Request) -> None:
+        """Have the server get a certificate renewed."""
+        if self.observer is not None and not self.is_over:
+            self.observer.renewals.ask(request)
+            self._wire.flush()
+
+    def answer_renewal(self, digest: str, certificate: str, text: str) -> None:
+        """Give the server the certificate that it asked for, or say why there is none."""
+        if self.observer is not None and not self.is_over:
+            if certificate:
+                self.observer.renewals.answer(digest, certificate)
+            else:
+                self.observer.renewals.refuse(digest, text)
             self._wire.flush()
 
     def give(self, revoked: RevocationList) -> None:

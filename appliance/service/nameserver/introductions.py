@@ -49,8 +49,8 @@ TEND_SECONDS = 5.0
 
 
 class Introductions(Service):
-    """The introductions at this nameserver. `revoked()` is the newest revocation list. `counters` count what
-    came of announcements.
+    """The introductions at this nameserver. `may_announce(server_id, serial)` is whether the key that goes
+    with that certificate is good. `counters` count what came of announcements.
     """
 
     _log = Logger()
@@ -62,7 +62,7 @@ class Introductions(Service):
         registry: Registry,
         watcher: Watcher,
         *,
-        revoked: Callable[[], RevocationList],
+        may_announce: Callable[[str, int], bool],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.counters: Counter[str] = Counter()
@@ -70,7 +70,7 @@ class Introductions(Service):
         self._store = store
         self._registry = registry
         self._watcher = watcher
-        self._revoked = revoked
+        self._may_announce = may_announce
         self._wall = wall
         self._introduced: dict[str, Introduced] = {}
         self._paces: dict[str, Pace] = {}
@@ -162,8 +162,8 @@ class Introductions(Service):
 
     def _read(self, asked: UpdateAsked, server_id: str, serial: int) -> Announcement:
         """What is announced. Raises UpdateRefused."""
-        if serial in self._revoked().serials:
-            raise UpdateRefused(REFUSED, "its certificate is revoked")
+        if not self._may_announce(server_id, serial):
+            raise UpdateRefused(REFUSED, "its certificate is revoked, or all that it had have expired")
         said = read_update(asked.update, server_id)
         for address in said.addresses:
             if not self._registry.admits(address):

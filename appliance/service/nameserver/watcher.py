@@ -14,7 +14,9 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
@@ -29,12 +31,15 @@ from appliance.fleet.events import (
     ServingStopped,
     SnapshotTaken,
 )
+from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
+from appliance.service.carrying import ASKED_ON_SECONDS, Carrying, End
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.dials import Dial, Meeting
 from appliance.service.nameserver.lag import LoopLag
 from appliance.service.nameserver.registry import Registry
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.renewal import RenewalRefused, Request
 
 REST_SECONDS_FIRST, REST_SECONDS_MOST = 0.5, 4.0
 """The first and the longest rest between two checks of a server that does not answer; the rest is random
@@ -45,6 +50,9 @@ BRIEF_WATCHES = 3
 """After so many watches in a row that ended so soon, each time with the server alive, there is a rest before
 the next: something is wrong that another dial does not cure.
 """
+
+Renew = Callable[[Request], "Deferred[str]"]
+"""Fires with a certificate, PEM, or fails with RenewalRefused."""
 
 
 class LocalServer(Protocol):
@@ -108,6 +116,9 @@ class Watcher(Service):
         self._greeted: Callable[[str, str], None] = _nobody
         self.challenge_said: Callable[[str, str, str, int], None] = _nobody
         self.challenge_withdrawn: Callable[[str, str, str], None] = _nobody
+        self.carrying = Carrying(reactor, self._renewing, ASKED_ON_SECONDS)
+        self.renew: Renew = _nobody_renews
+        self.renewer_came: Callable[[], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -155,6 +166,10 @@ class Watcher(Service):
         """
         self.challenge_said, self.challenge_withdrawn = said, withdrawn
 
+    def on_renewals(self, renew: Renew, came: Callable[[], None]) -> None:
+        """`renew` gets what servers ask for; `came()`: one more can be asked."""
+        self.renew, self.renewer_came = renew, came
+
     def greeted(self, server_id: str, boot: str) -> None:
         """A watch has met this start of this server."""
         self._greeted(server_id, boot)
@@ -183,6 +198,11 @@ class Watcher(Service):
     def status(self) -> list[dict[str, Any]]:
         """Plain values for the operator: what is being done about each address."""
         return [place.status() for place in self._places.values()]
+
+    def _renewing(self) -> list[End]:
+        """The servers that are watched: each can at least ask on."""
+        watches = [place.watch for place in self._places.values() if place.watch is not None]
+        return [(watch, watch.ask_renewal) for watch in watches]
 
     def _known(self, names: Collection[str]) -> None:
         for place in tuple(self._places.values()):
@@ -413,8 +433,26 @@ class _Place:
             if isinstance(event, SnapshotTaken):
                 self._unanswered = 0
                 self._why = ""
+                self._watcher.renewer_came()
             elif isinstance(event, ServerLeft):
                 self._has_left = True
+            elif isinstance(event, RenewalAsked):
+                self._renew(dial, event.request)
+            elif isinstance(event, RenewalAnswered):
+                self._watcher.carrying.answered(dial, event.certificate, event.text, event.digest)
+
+    def _renew(self, dial: Dial, request: Request) -> None:
+        """The server wants a certificate to be renewed."""
+
+        def refused(failure: Failure) -> None:
+            failure.trap(RenewalRefused)
+            text = str(failure.value)
+            dial.answer_renewal(request.digest, "", text)
+            self._watcher.complaints.warn(f"a renewal asked by {self.address}", f"refused: {text}")
+
+        self._watcher.renew(request).addCallbacks(
+            lambda pem: dial.answer_renewal(request.digest, pem, ""), refused
+        )
 
     def _tell(self, text: str) -> None:
         """One line when the problem is another one than before."""
@@ -505,3 +543,7 @@ class _LocalWatch:
 
 def _nobody(*_heard: object) -> None:
     pass
+
+
+def _nobody_renews(_request: Request) -> Deferred[str]:
+    return fail(RenewalRefused("the nameserver begins"))

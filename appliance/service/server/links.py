@@ -16,11 +16,13 @@ from functools import cached_property
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.fleet.pace import Pace
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
@@ -31,6 +33,7 @@ from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.renewal import RenewalRefused, Request
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
     PING_SECONDS,
@@ -44,6 +47,7 @@ from appliance.tunnel.session import (
     NameRefused,
     NameRegistered,
     NameUnregistered,
+    RenewalAsked,
     ServerSession,
 )
 
@@ -58,8 +62,12 @@ _PING_SECONDS_OF_MANY = 30.0
 _ORPHANS_SECONDS = 60.0
 #: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
 _EXPIRY_LOOK_SECONDS = 86_400.0
+#: Of one link. A client asks once a month, and once a minute at first when it is refused.
+RENEWALS_PER_SECOND = 1.0
 
 SessionSeen = Callable[["Session"], None]
+Renew = Callable[[Request], "Deferred[str]"]
+"""Fires with a certificate, PEM, or fails with RenewalRefused."""
 
 
 class Session:
@@ -100,10 +108,11 @@ class Links:
         session_ended: SessionSeen,
         complaints: FewLines,
         revocations: Revocations,
+        renew: Renew,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        """``serving(name, certificate_pem)`` at a name's first session, ``not_serving(name)`` at its last
-        one's end.
+        """``serving(name, certificate_pem)`` at a name's first session, and again for a certificate that
+        lives longer, ``not_serving(name)`` at its last one's end. ``renew`` is what clients ask that of.
         """
         self.reactor = reactor
         self.readiness = readiness
@@ -119,6 +128,8 @@ class Links:
         self._session_ended = session_ended
         self._complaints = complaints
         self.revocations = revocations
+        self.renew = renew
+        self._shown: dict[str, datetime] = {}
         self._jitter = jitter
         self._is_draining = False
         self.ping_seconds = PING_SECONDS
@@ -223,17 +234,23 @@ class Links:
         self._log.info(
             "{client} serves {name} here", client=session.peer.id, name=event.name, instance=session.instance
         )
-        if first:
+        if first or session.peer.expires > self._shown[event.name]:
+            # A nameserver that comes later is shown the same one, and it must not have ended by then.
+            self._shown[event.name] = session.peer.expires
             self._serving(event.name, session.certificate_pem)
 
     def _unregister(self, session: Session, name: str) -> None:
         if self._routes.remove(name, session):
-            self._not_serving(name)
+            self._unserved(name)
 
     def _withdraw(self, session: Session) -> None:
         """No new visitors for this session."""
         for name in self._routes.remove_session(session):
-            self._not_serving(name)
+            self._unserved(name)
+
+    def _unserved(self, name: str) -> None:
+        del self._shown[name]
+        self._not_serving(name)
 
     def _dismiss(self, session: Session, reason: str, text: str) -> None:
         """End a session for good, with what was joined through it."""
@@ -278,6 +295,7 @@ class _Link(Protocol):
         self._timer: Any = None
         self._expiry: Any = None
         self._closing = False
+        self._renewal_pace = Pace(RENEWALS_PER_SECOND)
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -376,6 +394,9 @@ class _Link(Protocol):
                     return
             elif isinstance(event, ChallengeSaid):
                 self._challenged(event)
+            elif isinstance(event, RenewalAsked):
+                held = self.session.certificate_pem.decode("ascii")
+                self._renew(Request(held, event.request, event.signature))
             elif isinstance(event, ChallengeWithdrawn):
                 links.challenges.withdraw(self._peer, event.name, event.value)
             elif isinstance(event, ChallengeDenied):
@@ -395,6 +416,31 @@ class _Link(Protocol):
         except ChallengeRefused as error:
             self._machine.deny_challenge(event.name, event.value, str(error))
             self._links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {error}")
+
+    def _renew(self, request: Request) -> None:
+        """Have it signed, here or elsewhere, and answer, if the link is there by then."""
+
+        def renewed(pem: str) -> None:
+            if not self._closing:
+                self._machine.renewed(pem)
+                self._flush()
+
+        def refused(failure: Failure) -> None:
+            failure.trap(RenewalRefused)
+            self._refuse_renewal(str(failure.value))
+
+        if not request.fits:
+            self._refuse_renewal("the certificate is too long to be renewed by its holder")
+        elif not self._renewal_pace.allows(self._links.reactor.seconds()):
+            self._refuse_renewal(f"more than {RENEWALS_PER_SECOND:g} a second")
+        else:
+            self._links.renew(request).addCallbacks(renewed, refused)
+
+    def _refuse_renewal(self, text: str) -> None:
+        if not self._closing:
+            self._machine.refuse_renewal(text)
+            self._flush()
+            self._links._complaints.warn(self._peer.id, f"its certificate is not renewed: {text}")
 
     def _take(self, crl_pem: bytes) -> bool:
         """Take over the list that the client brought; whether the link goes on."""

@@ -27,7 +27,7 @@ from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Ent
 from appliance.service.server.gate import Gate
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.ledger import Ledger
-from appliance.service.server.links import Links, Session
+from appliance.service.server.links import Links, Renew, Session
 from appliance.service.server.parting import Parting
 from appliance.service.server.visitors import Visitors
 from appliance.service.server.waitingline import WaitingLine
@@ -62,6 +62,7 @@ class TunnelServer(Service):
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
         challenges: Challenges,
+        renew: Renew,
         limits: Limits = _LIMITS,
         access_log: Path | None = None,
         access_log_format: str = "plain",
@@ -72,7 +73,8 @@ class TunnelServer(Service):
         ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
         ``not_serving(name)`` tell of a name's first and last session, ``challenges`` what is to be
-        published for certificates. Without ``access_log`` there is none.
+        published for certificates; ``renew`` is what clients ask that of. Without ``access_log`` there is
+        none.
         """
         self._reactor = reactor
         self._identity = identity
@@ -128,6 +130,7 @@ class TunnelServer(Service):
             session_ended=self._visitors.session_ended,
             complaints=complaints,
             revocations=revocations,
+            renew=renew,
         )
         self._lanes = Lanes(self._readiness, reactor, self._links.sessions)
         self._entry = Entry(
@@ -142,6 +145,7 @@ class TunnelServer(Service):
         )
         self._adoption: Adoption | None = None
         self._line: WaitingLine | None = None
+        self._tls: ServerTls | None = None
 
     @property
     def ports(self) -> list[int]:
@@ -161,7 +165,7 @@ class TunnelServer(Service):
             self._metrics.startService()
         self._gate.measure()
         credential, _ = self._identity()
-        tls = ServerTls(credential, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
+        self._tls = tls = ServerTls(credential, [ALPN_LINK, ALPN_WATCH, ALPN_LANE])
         self._adoption = Adoption(
             self._reactor,
             self._readiness,
@@ -215,6 +219,11 @@ class TunnelServer(Service):
             return len(waiting) + len(joined)
 
         return left
+
+    def use(self, credential: Credential) -> None:
+        """Show this one in every handshake from now on."""
+        if self._tls is not None:
+            self._tls.use(credential)
 
     def revoke(self, revoked: RevocationList) -> None:
         """End what the list forbids, and give it to the others."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from cryptography import x509
 from twisted.application.service import Service
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IProtocol
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -33,7 +34,9 @@ from appliance.fleet.events import (
 )
 from appliance.fleet.known import KnownNames
 from appliance.fleet.messages import BY_SERVER, Certificate, shown
+from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.fleet.watch import WatchedServer
+from appliance.service.carrying import Carrying, End
 from appliance.service.fewlines import FewLines
 from appliance.service.server.challenges import Challenges
 from appliance.service.watchwire import WatchWire
@@ -41,6 +44,7 @@ from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.lines import MessageError
+from appliance.tunnel.renewal import RenewalRefused, Request
 
 MAX_WATCHES = 64
 """A zone has at most 8 nameservers of ours, and a check has 3 dials open beside an old watch."""
@@ -54,6 +58,9 @@ Withdrawn = Callable[[object, bool | None], None]
 """Which watch has answered that this server is out of what is published (False), or held in (True); or is
 over (None).
 """
+
+Renew = Callable[[Request], "Deferred[str]"]
+"""Fires with a certificate, PEM, or fails with RenewalRefused."""
 
 
 class Watches(Service):
@@ -86,6 +93,9 @@ class Watches(Service):
         self._local: LocalEnd | None = None
         self._withdrawn: Withdrawn | None = None
         self.challenges = Challenges(reactor, self._machines, self._flush)
+        self.carrying = Carrying(reactor, self._renewing)
+        self.renew: Renew = _nobody_renews
+        self.renewer_came: Callable[[], None] = _asleep
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -124,6 +134,14 @@ class Watches(Service):
         names are: a visitor is not told that there is no such name by somebody who cannot know.
         """
         return not self._told or self.known.knows(host)
+
+    def on_renewals(self, renew: Renew, came: Callable[[], None]) -> None:
+        """`renew` gets what nameservers ask for; `came()`: one that has the CA's key watches now."""
+        self.renew, self.renewer_came = renew, came
+
+    def renew_for(self, request: Request) -> Deferred[str]:
+        """What a client asks for."""
+        return self.renew(request)
 
     def drain(self, withdrawn: Withdrawn) -> list[object]:
         """Tell every nameserver that this server will leave; those whose answer is to be waited for."""
@@ -224,6 +242,14 @@ class Watches(Service):
                 if name in self._serving:
                     self.known.know(name, self._expires[name])
 
+    def _renewing(self) -> list[End]:
+        """The watches of nameservers that have the CA's key."""
+        return [
+            (watch, watch.ask_renewal)
+            for watch in self._open
+            if watch.machine is not None and watch.machine.other_renews
+        ]
+
     def _machines(self) -> list[WatchedServer]:
         self.known.expire(self._wall())
         machines = [watch.machine for watch in self._open]
@@ -308,6 +334,28 @@ class _Watch(WatchWire):
             self.machine.give(revoked)
             self.flush()
 
+    def ask_renewal(self, request: Request) -> None:
+        """Have the nameserver renew a certificate."""
+        if self.machine is not None:
+            self.machine.renewals.ask(request)
+            self.flush()
+
+    def _renew(self, request: Request) -> None:
+        """The nameserver wants one to be renewed."""
+
+        def renewed(pem: str) -> None:
+            if self.machine is not None:
+                self.machine.renewals.answer(request.digest, pem)
+                self.flush()
+
+        def refused(failure: Failure) -> None:
+            failure.trap(RenewalRefused)
+            if self.machine is not None:
+                self.machine.renewals.refuse(request.digest, str(failure.value))
+                self.flush()
+
+        self._watches.renew_for(request).addCallbacks(renewed, refused)
+
     def dismiss(self, reason: str, text: str) -> None:
         """End this watch, in words."""
         self._why = text
@@ -320,6 +368,12 @@ class _Watch(WatchWire):
         for event in events:
             if isinstance(event, NameserverGreeted):
                 self.give(self._watches.revocations.revoked)
+                if self.machine is not None and self.machine.other_renews:
+                    self._watches.renewer_came()
+            elif isinstance(event, RenewalAsked):
+                self._renew(event.request)
+            elif isinstance(event, RenewalAnswered):
+                self._watches.carrying.answered(self, event.certificate, event.text, event.digest)
             elif isinstance(event, CrlBrought):
                 try:
                     self._watches.revocations.take(event.pem)
@@ -344,6 +398,10 @@ def _showing(certificate_pem: bytes) -> tuple[Certificate, float]:
     message = shown(certificate)
     BY_SERVER.encode(message)
     return message, certificate.not_valid_after_utc.timestamp()
+
+
+def _nobody_renews(_request: Request) -> Deferred[str]:
+    return fail(RenewalRefused("the server begins"))
 
 
 def _asleep() -> None:

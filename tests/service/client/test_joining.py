@@ -600,12 +600,18 @@ async def test_a_server_at_an_ipv6_address(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    ("days", "words"), [(0, []), (330, []), (340, ["expires on", "in 24 days"]), (366, ["expired on"])]
+    ("days", "words"),
+    [
+        (0, []),
+        (303, []),
+        (305, ["expires on", "in 59 days", "no server"]),
+        (366, ["expired on", "--renew c1"]),
+    ],
 )
 @pytest_twisted.ensureDeferred
 async def test_an_invitation_that_ends_soon_is_warned_of(world: World, days: int, words: list[str]) -> None:
     client = world.client(wall=lambda: NOW + timedelta(days=days))
-    said = world.log.holding("the invitation")
+    said = world.log.holding("the certificate exp")
     assert len(said) == (1 if words else 0)
     for each in words:
         assert each in said[0]

@@ -47,6 +47,9 @@ class Keeping:
     def denied(self, server_id: str, name: str, value: str, text: str) -> None:
         raise AssertionError("nothing was challenged")
 
+    def renewal_answered(self, link: Link, certificate: str, text: str) -> None:
+        raise AssertionError("nothing was to be renewed")
+
     def may_join(self, link: Link, server_id: str) -> bool:
         self.told.append(f"may join {server_id}")
         return True

@@ -61,7 +61,7 @@ class Site(World):
             self.bench.store,
             self.bench.registry,
             self.watcher,
-            revoked=lambda: self.revoked,
+            may_announce=lambda server_id, serial: serial not in self.revoked.serials,
             wall=self.wall,
         )
         self.bench.zonefiles.responder.introducers = ServerKeys(SECRET)

@@ -10,6 +10,7 @@ from typing import Any
 from cryptography import x509
 from OpenSSL import SSL
 from twisted.internet import reactor as _reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, wrapClientTLS
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.protocol import Factory, Protocol, connectionDone
@@ -30,6 +31,7 @@ from appliance.tunnel.certificates import (
     issue_server,
     make_authority,
 )
+from appliance.tunnel.renewal import Request
 from appliance.tunnel.session import ClientSession, Ended, Event, NameRegistered, Offer
 from tests.tunnel.lists import KeptList
 
@@ -74,6 +76,8 @@ class Ground:
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
         self.watches: list[Peer] = []
+        self.asked: list[Request] = []
+        self.answer: Deferred[str] = Deferred()
         self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
         self.challenges = Challenges(reactor, list, lambda: None)
         self.server = TunnelServer(
@@ -94,12 +98,18 @@ class Ground:
             serving=lambda name, pem: self.told.append(("serving", name)),
             not_serving=lambda name: self.told.append(("not serving", name)),
             challenges=self.challenges,
+            renew=self._renew,
         )
         self.server.startService()
         self.clients: list[LinkOnly] = []
 
     def _examine(self, certificate: x509.Certificate | None, role: Role, wall: datetime) -> Peer:
         return examine(certificate, role=role, ca=CA.certificate, revoked=self.kept.revoked, wall=wall)
+
+    def _renew(self, request: Request) -> Deferred[str]:
+        self.asked.append(request)
+        self.answer = Deferred()
+        return self.answer
 
     def _watch(self, peer: Peer) -> Served:
         self.watches.append(peer)
