@@ -189,6 +189,28 @@ def test_a_peer_that_does_not_read_stops_the_one_that_sends(ends: Ends) -> None:
     assert len(ends.receive(ends.right, sent)) == sent
 
 
+def test_a_small_request_goes_before_bulky_ones() -> None:
+    with turning() as (reactor, readiness):
+        bulky = [join(reactor, readiness) for _ in range(8)]
+        small = join(reactor, readiness)
+        for ends in bulky:
+            ends.left.send(b"x" * 100_000)
+            assert len(ends.receive(ends.right, 100_000)) == 100_000
+        relays = [pair for ends in bulky for pair in ends.relay.joined]
+        before = [pair.from_a.octets + pair.from_b.octets for pair in relays]
+        for ends in bulky:
+            ends.left.send(b"x" * 1_000_000)
+        small.left.send(b"small")
+        readiness.doRead()
+        assert small.right.recv(10) == b"small"
+        moved = [pair.from_a.octets + pair.from_b.octets for pair in relays]
+        assert max(now - then for now, then in zip(moved, before, strict=True)) <= 1 << 16
+        for ends in (*bulky, small):
+            ends.relay.stop()
+            ends.left.close()
+            ends.right.close()
+
+
 @pytest.mark.parametrize("buffers", [None, 4096])
 def test_bulk_both_ways_at_once(buffers: int | None) -> None:
     size = 3_000_000 if buffers is None else 300_000
