@@ -83,7 +83,7 @@ class Pipes:
     def borrow(self) -> tuple[int, int] | None:
         """A pipe's (read, write) descriptors, or None: then the flow goes on without."""
         if len(self._idle):
-            pipe = self._idle.oldest()
+            pipe = self._idle.newest()  # so that those too many come of age
             self._idle.discard(pipe)
             return pipe
         if self.open >= _PIPES_AT_MOST:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.service.readiness import Readiness
-from appliance.service.relay import Ended, Relay, Wire, reset_on_close
+from appliance.service.relay import Ended, Pipes, Relay, Wire, reset_on_close
 from tests.effort import examples
 from tests.service.turning import Turning, tcp_pair, turning
 
@@ -340,3 +340,20 @@ def test_any_wires_and_sizes(sizes: list[int], outward: int, inward: int, choppy
         ends.relay.stop()
         assert ends.relay.pipes.open == 0
     assert sockets() == before
+
+
+def test_pipes_that_are_not_needed_are_closed_though_others_are() -> None:
+    with turning() as (reactor, _):
+        pipes = Pipes(reactor)
+        borrowed = [pipes.borrow() for _ in range(3)]
+        for pipe in borrowed:
+            assert pipe is not None
+            pipes.give_back(pipe, clean=True)
+        for _ in range(12):
+            pipe = pipes.borrow()
+            assert pipe is not None
+            reactor.advance(1)
+            pipes.give_back(pipe, clean=True)
+        assert pipes.open == 1
+        pipes.close()
+        assert pipes.open == 0
