@@ -29,11 +29,13 @@ from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
 from appliance.service.client.revoked import Revoked
+from appliance.service.client.telling import Telling
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
 from appliance.settings import ClientSettings
+from appliance.tunnel.account import sign as sign_account
 from appliance.tunnel.certificates import read_certificate, read_credential
 from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
@@ -100,6 +102,7 @@ class TunnelClient(service.Service):
             resolvers=self._resolver.nameservers,
             sign=partial(sign, self._credential.key),
         )
+        self._telling: Telling | None = None
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}
         self._claims: dict[str, Link] = {}  # by server id: the link that may say hello to it
@@ -149,6 +152,11 @@ class TunnelClient(service.Service):
         if acme is None or not self._certified:
             return
         state = AcmeState(self._settings.state, acme.url)
+        self._telling = Telling(
+            lambda: self._links.values(),
+            lambda at, url, issuers: sign_account(self._credential.key, instance.id, at, url, issuers),
+            self._wall,
+        )
         shared = Issuing(
             self._reactor,
             Issuer(acme, state),
@@ -158,6 +166,7 @@ class TunnelClient(service.Service):
             Aside(self._reactor),
             self._wall,
             self._jitter,
+            self._telling,
         )
         self._issuances = Issuances(shared, self._certified, instance.id, acme.called)
         self._issuances.start(instance.trouble)
@@ -300,6 +309,8 @@ class TunnelClient(service.Service):
         self._joined.add(link)
         self._joiner.linked(link.address, server_id)
         self.challenges.welcomed(link)
+        if self._telling is not None:
+            self._telling.welcomed(link)
         self._review()
 
     def denied(self, server_id: str, name: str, value: str, text: str) -> None:

@@ -147,6 +147,11 @@ class Link(service.Service):
         if self._talk is not None:
             self._talk.challenge_over(name, value)
 
+    def tell(self, say: Callable[[ClientSession], None]) -> None:
+        """Have something said in the session, if the server is joined."""
+        if self._talk is not None:
+            self._talk.tell(say)
+
     def drain(self) -> None:
         """No new visitors; those that are here go on. The link is not dialled again when it ends."""
         self._is_draining = True
@@ -374,6 +379,11 @@ class _Talk(Protocol):
     def challenge_over(self, name: str, value: str) -> None:
         if self._session is not None:
             self._session.challenge_over(name, value)
+            self._write()
+
+    def tell(self, say: Callable[[ClientSession], None]) -> None:
+        if self._session is not None:
+            say(self._session)
             self._write()
 
     def drain(self) -> None:

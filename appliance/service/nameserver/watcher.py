@@ -18,6 +18,8 @@ from twisted.logger import Logger
 
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
+    AccountRefused,
+    AccountSaid,
     ChallengeSaid,
     ChallengeWithdrawn,
     NameRefused,
@@ -108,6 +110,7 @@ class Watcher(Service):
         self._greeted: Callable[[str, str], None] = _nobody
         self.challenge_said: Callable[[str, str, str, int], None] = _nobody
         self.challenge_withdrawn: Callable[[str, str, str], None] = _nobody
+        self.account_said: Callable[[AccountSaid], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -154,6 +157,10 @@ class Watcher(Service):
         challenges of clients.
         """
         self.challenge_said, self.challenge_withdrawn = said, withdrawn
+
+    def on_accounts(self, said: Callable[[AccountSaid], None]) -> None:
+        """`said` hears of the accounts of clients."""
+        self.account_said = said
 
     def greeted(self, server_id: str, boot: str) -> None:
         """A watch has met this start of this server."""
@@ -243,6 +250,10 @@ class _Follower:
                     self._watcher.challenge_said(self._server_id, name, value, seconds)
                 case ChallengeWithdrawn(name, value):
                     self._watcher.challenge_withdrawn(self._server_id, name, value)
+                case AccountSaid():
+                    self._watcher.account_said(event)
+                case AccountRefused(text):
+                    self._complaints.warn(self._server_id, f"says an account, which is not believed: {text}")
                 case ServerLeft():
                     registry.left(addresses, self._server_id, self.boot)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ from twisted.python.failure import Failure
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
+from appliance.service.server.accounts import AccountRefused, Accounts
 from appliance.service.server.challenges import ChallengeRefused, Challenges
 from appliance.service.server.lanes import SessionLanes
 from appliance.service.shares import Shares
@@ -31,9 +32,12 @@ from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.messages import Uncertified
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
     PING_SECONDS,
+    AccountSaid,
+    CertificateMissed,
     ChallengeDenied,
     ChallengeSaid,
     ChallengeWithdrawn,
@@ -97,6 +101,7 @@ class Links:
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
         challenges: Challenges,
+        accounts: Accounts,
         session_ended: SessionSeen,
         complaints: FewLines,
         revocations: Revocations,
@@ -116,6 +121,7 @@ class Links:
         self._serving = serving
         self._not_serving = not_serving
         self.challenges = challenges
+        self.accounts = accounts
         self._session_ended = session_ended
         self._complaints = complaints
         self.revocations = revocations
@@ -179,6 +185,14 @@ class Links:
                 "expires": session.peer.expires.isoformat(),
             }
             for session in self.sessions.values()
+        ]
+
+    def uncertified(self) -> list[dict[str, Any]]:
+        """Plain values for the operator: the names for which a client has got no certificate."""
+        return [
+            {"name": name, "client": session.peer.id, "since": one.since, "why": one.text}
+            for session in self.sessions.values()
+            for name, one in self._links[session].uncertified.items()
         ]
 
     def _begin(self, link: _Link, session: Session) -> None:
@@ -248,6 +262,7 @@ class Links:
         """The session serves nobody any more."""
         if self.sessions.pop(session.id, None) is None:
             return
+        self.accounts.over(session.id)
         address = self._links.pop(session).address
         self._addresses[address] -= 1
         if not self._addresses[address]:
@@ -324,6 +339,11 @@ class _Link(Protocol):
         """The names that are registered on this link."""
         return list(self._machine.offers)
 
+    @property
+    def uncertified(self) -> Mapping[str, Uncertified]:
+        """The names for which this client has got no certificate."""
+        return self._machine.uncertified
+
     def goodbye(self, reason: str, text: str) -> None:
         """Say why the link ends, and end it."""
         if not self._closing:
@@ -380,6 +400,10 @@ class _Link(Protocol):
                 links.challenges.withdraw(self._peer, event.name, event.value)
             elif isinstance(event, ChallengeDenied):
                 links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {event.text}")
+            elif isinstance(event, AccountSaid):
+                self._account_said(event)
+            elif isinstance(event, CertificateMissed):
+                links._complaints.warn(self._peer.id, f"{event.name}: no certificate: {event.text}")
             elif isinstance(event, NameRefused):
                 links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
             elif isinstance(event, Ended):
@@ -395,6 +419,13 @@ class _Link(Protocol):
         except ChallengeRefused as error:
             self._machine.deny_challenge(event.name, event.value, str(error))
             self._links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {error}")
+
+    def _account_said(self, event: AccountSaid) -> None:
+        session = self.session
+        try:
+            self._links.accounts.say(session.id, self._peer, session.instance, event)
+        except AccountRefused as error:
+            self._links._complaints.warn(self._peer.id, f"an account refused: {error}")
 
     def _take(self, crl_pem: bytes) -> bool:
         """Take over the list that the client brought; whether the link goes on."""

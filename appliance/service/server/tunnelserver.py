@@ -21,6 +21,7 @@ from appliance.service.accesslog import AccessLog
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.challenges import Challenges
 from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Entry
@@ -62,6 +63,7 @@ class TunnelServer(Service):
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
         challenges: Challenges,
+        accounts: Accounts,
         limits: Limits = _LIMITS,
         access_log: Path | None = None,
         access_log_format: str = "plain",
@@ -72,7 +74,7 @@ class TunnelServer(Service):
         ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
         ``not_serving(name)`` tell of a name's first and last session, ``challenges`` what is to be
-        published for certificates. Without ``access_log`` there is none.
+        published for certificates, ``accounts`` whose they will be. Without ``access_log`` there is none.
         """
         self._reactor = reactor
         self._identity = identity
@@ -125,6 +127,7 @@ class TunnelServer(Service):
             serving=self._name_served,
             not_serving=not_serving,
             challenges=challenges,
+            accounts=accounts,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
             revocations=revocations,
@@ -227,6 +230,7 @@ class TunnelServer(Service):
             "sessions": self._links.status(),
             "joined": len(self._relay.joined),
             "challenges": self._links.challenges.status(),
+            "uncertified": self._links.uncertified(),
             "entry": self._gate.status(),
             "visitors": self._ledger.status(),
             **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),

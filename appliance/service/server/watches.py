@@ -35,6 +35,7 @@ from appliance.fleet.known import KnownNames
 from appliance.fleet.messages import BY_SERVER, Certificate, shown
 from appliance.fleet.watch import WatchedServer
 from appliance.service.fewlines import FewLines
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.challenges import Challenges
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
@@ -86,6 +87,7 @@ class Watches(Service):
         self._local: LocalEnd | None = None
         self._withdrawn: Withdrawn | None = None
         self.challenges = Challenges(reactor, self._machines, self._flush)
+        self.accounts = Accounts(self._machines, self._flush)
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -168,6 +170,7 @@ class Watches(Service):
             crl=self.revocations.revoked.number,
         )
         self.challenges.say_all(machine)
+        self.accounts.say_all(machine)
         return machine
 
     def opened(self, watch: _Watch) -> None:

@@ -61,6 +61,7 @@ def main(directory: Path) -> None:
         serving=watches.serving,
         not_serving=watches.not_serving,
         challenges=watches.challenges,
+        accounts=watches.accounts,
     )
     server.startService()
     (name, *_) = read_peer(read_certificate(client)).names

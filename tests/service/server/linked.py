@@ -17,6 +17,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.challenges import Challenges
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.tunnel.certificates import (
@@ -76,6 +77,8 @@ class Ground:
         self.watches: list[Peer] = []
         self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
         self.challenges = Challenges(reactor, list, lambda: None)
+        self.watched: list[Any] = []
+        self.accounts = Accounts(lambda: self.watched, lambda: None)
         self.server = TunnelServer(
             reactor,
             server_id="s1",
@@ -94,6 +97,7 @@ class Ground:
             serving=lambda name, pem: self.told.append(("serving", name)),
             not_serving=lambda name: self.told.append(("not serving", name)),
             challenges=self.challenges,
+            accounts=self.accounts,
         )
         self.server.startService()
         self.clients: list[LinkOnly] = []
