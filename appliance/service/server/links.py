@@ -131,6 +131,7 @@ class Links:
         self._links: dict[Session, _Link] = {}
         self._addresses: Counter[str] = Counter()
         self._by_instance: dict[tuple[str, str], Session] = {}
+        self._instances: Counter[str] = Counter()  # of each client
         self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
 
     def protocol_for(self, peer: Peer) -> IProtocol:
@@ -220,10 +221,11 @@ class Links:
             session.joined, old.joined = old.joined, set()
             self._links[old].goodbye("replaced", "the same client instance has come again")
             self._over(old, silent=False)
-        elif sum(1 for client, _ in self._by_instance if client == session.peer.id) >= _INSTANCES_AT_MOST:
+        elif self._instances[session.peer.id] >= _INSTANCES_AT_MOST:
             return False
         session.instance = instance
         self._by_instance[key] = session
+        self._instances[session.peer.id] += 1
         if self._is_draining:
             self._drain(self._links[session])
         if key in self._orphans:
@@ -264,12 +266,11 @@ class Links:
             return
         self.accounts.over(session.id)
         address = self._links.pop(session).address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        _take_one(self._addresses, address)
         key = (session.peer.id, session.instance)
         if self._by_instance.get(key) is session:
             del self._by_instance[key]
+            _take_one(self._instances, session.peer.id)
             if silent and session.joined:
                 timer = self.reactor.callLater(_ORPHANS_SECONDS, self._give_orphans_up, key)
                 self._orphans[key] = (session.joined, timer)
@@ -467,6 +468,12 @@ class _Link(Protocol):
             self._links._dismiss(self.session, "expired", "the client's certificate has expired")
             return
         self._expiry = self._links.reactor.callLater(min(left, _EXPIRY_LOOK_SECONDS), self._look_at_expiry)
+
+
+def _take_one(counted: Counter[str], key: str) -> None:
+    counted[key] -= 1
+    if not counted[key]:
+        del counted[key]
 
 
 def _nonce() -> str:

@@ -169,6 +169,7 @@ class TunnelServer(Service):
             self._reactor,
             self._readiness,
             tls,
+            self._links.shares,
             examine=self._examine,
             protocols={
                 ALPN_LINK: (Role.CLIENT, self._links.protocol_for),
