@@ -254,6 +254,11 @@ def status(where: Any, as_json: bool) -> None:
     for heading, value in result.items():
         if not isinstance(value, list):
             console.print(f"{heading.replace('_', ' ')}: {value}", highlight=False, markup=False)
+    for one in result.pop("uncertified", ()):
+        since = datetime.fromtimestamp(one["since"], UTC)
+        line = f"{one['name']}: no certificate: {one['why']}"
+        line += f" (client {one['client']}, since {since:%Y-%m-%d %H:%M} UTC)"
+        console.print(line, highlight=False, markup=False)
     for heading, rows in result.items():
         if isinstance(rows, list) and rows:
             _table(console, heading, rows)

@@ -27,6 +27,7 @@ from appliance.addresses import (
     split_host_port,
     with_port,
 )
+from appliance.caasettings import CaaTable, read_caa_table, wrong_caa
 from appliance.derived import (
     Zones,
     addresses_from_glue,
@@ -37,6 +38,7 @@ from appliance.derived import (
 )
 from appliance.dns.names import is_at_or_below, is_wildcard, parent, to_text
 from appliance.dns.ratelimit import RATE_DEFAULT, SLIP_DEFAULT
+from appliance.fleet.mayissue import Issuers
 from appliance.fleet.publish import may_be_published
 from appliance.ingress.limits import NEW_A_SECOND, OPEN_AT_MOST, THIS_MACHINE, Network
 from appliance.keypairsettings import with_paths, without_other_end, wrong_keypair
@@ -180,6 +182,7 @@ class NameserverSettings:
     )
     keys: tuple[KeySettings, ...] = ()
     secondaries: tuple[SecondarySettings, ...] = ()
+    caa: tuple[Issuers, ...] = ()
     following: Following | None = None
 
 
@@ -546,6 +549,9 @@ def _converter(file: SettingsFile) -> cattrs.Converter:
     made.register_structure_hook(
         SecondarySettings, lambda value, _: read_secondary(made.structure(value, SecondaryTable))
     )
+    made.register_structure_hook(
+        Issuers, lambda value, _: read_caa_table(made.structure(value, CaaTable))
+    )
     made.register_structure_hook_func(
         lambda kind: kind == Network, lambda value, _: _network(_string(value))
     )
@@ -617,6 +623,8 @@ def _nameserver(
     errors += _wrong_keys(file, settings.keys, zones)
     for what in wrong_secondaries(settings.secondaries, settings.keys):
         errors.append(file.error(("nameserver", "secondaries"), what))
+    for what in wrong_caa(settings.caa, {zone.apex for zone in zones.values()}):
+        errors.append(file.error(("nameserver", "caa"), what))
     secrets = settings.cookie_secrets and file.path("nameserver", "cookie_secrets") / settings.cookie_secrets
     settings = attrs.evolve(
         settings, zones=directory, listen=listen, discovery=discovery, cookie_secrets=secrets

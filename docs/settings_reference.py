@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 
 from appliance.acmesettings import AcmeSettings
+from appliance.caasettings import CaaTable
 from appliance.keysettings import KeyTable
 from appliance.secondaries import SecondaryTable
 from appliance.settings import (
@@ -84,6 +85,7 @@ def reference() -> str:
         ("nameserver", NameserverSettings),
         ("nameserver.keys", KeyTable),
         ("nameserver.secondaries", SecondaryTable),
+        ("nameserver.caa", CaaTable),
         ("server", ServerSettings),
     ):
         parts += [f"\n### {_doc(cls)}\n\n", _table(cls, f"{key}.", APPLIANCE_OPTIONS)]

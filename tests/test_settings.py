@@ -434,6 +434,26 @@ address = "[2001:db8::7]:5300"
     assert error == "a.toml:5: nameserver.secondaries: k1 is not a key of the kind transfer"
 
 
+def test_who_may_issue(here: Path) -> None:
+    text = """
+[[nameserver.caa]]
+names = ["www.example.org"]
+issue = ["letsencrypt.org"]
+account = "clients"
+[server]
+"""
+    nameserver = appliance(text).nameserver
+    assert nameserver is not None
+    (rule,) = nameserver.caa
+    assert (rule.names, rule.issue, rule.account) == (("www.example.org",), ("letsencrypt.org",), "clients")
+    (error,) = refused(text.replace("www.example.org", "www.other.test"))
+    assert error == "a.toml:2: nameserver.caa: www.other.test is in none of the zones"
+    (error,) = refused(text.replace('"clients"', '"nobody"'))
+    assert error.startswith('a.toml:2: nameserver.caa: account must be "clients" or the URL of')
+    (error,) = refused(text.replace("account", "acount"))
+    assert "did you mean nameserver.caa.account?" in error
+
+
 def test_keys_of_the_nameserver(here: Path) -> None:
     for name in ("k1", "k2"):
         (here / f"{name}.key").write_text(KEY.format(name))

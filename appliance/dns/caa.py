@@ -40,10 +40,14 @@ class Caa:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a certificate may be issued, and why not: true or false as such."""
+    """Whether a certificate may be issued, and why not: true or false as such.
+
+    `for_others`: another account at this CA may have it.
+    """
 
     permits: bool
     why: str = ""
+    for_others: bool = False
 
     def __bool__(self) -> bool:
         return self.permits
@@ -121,25 +125,26 @@ def caa_permits(
         return Verdict(True)
     wanted = {issuer.lower().removesuffix(".") for issuer in issuers}
     why: list[str] = []
+    for_others = False
     for record in records:
         if record.tag == tag:
-            problem = _problem(_read_allowance(record.value), wanted, account_uri, method)
+            allowance = _read_allowance(record.value)
+            problem = _problem(allowance, wanted, method)
+            accounts = allowance.of("accounturi")
+            if problem is None and accounts and accounts != [account_uri]:  # RFC 8657 3: several: met by none
+                problem = f"is not for the account {account_uri or '(there is none yet)'}"
+                for_others = True
             if problem is None:
                 return Verdict(True)
             why.append(f"{tag} {record.value!r} {problem}")
-    return Verdict(False, "CAA: " + "; ".join(why))
+    return Verdict(False, "CAA: " + "; ".join(why), for_others)
 
 
-def _problem(
-    allowance: _Allowance, issuers: Collection[str], account_uri: str | None, method: str
-) -> str | None:
+def _problem(allowance: _Allowance, issuers: Collection[str], method: str) -> str | None:
     if not allowance.issuer:
         return "allows nobody"
     if allowance.issuer not in issuers:
         return f"is not for {' or '.join(sorted(issuers)) or 'this CA, which has no name'}"
-    accounts = allowance.of("accounturi")
-    if accounts and accounts != [account_uri]:  # RFC 8657 3: several are met by none
-        return f"is not for the account {account_uri or '(there is none yet)'}"
     for methods in allowance.of("validationmethods"):
         if method not in methods.split(","):
             return f"is not for {method}"

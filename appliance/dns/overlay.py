@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 
 from appliance.dns import names
 from appliance.dns.layered import differing, with_changes
-from appliance.dns.numbers import AAAA, CNAME, DNAME, NS, SOA, TXT, A
+from appliance.dns.numbers import AAAA, CAA, CNAME, DNAME, NS, SOA, TXT, A
 from appliance.dns.steps import finish
 from appliance.dns.touched import zone_at
 from appliance.dns.zone import Change, Placed, RRset, Sets, Shared, Zone, soa_minimum, soa_with
@@ -33,13 +33,14 @@ MAX_LIVE_RECORDS: Final = 64
 # that nobody watches.
 DISCOVERY_TEXT: Final = b"r=superprotocol"
 
-LIVE_TYPES: Final = (A, TXT, AAAA)
+LIVE_TYPES: Final = (A, TXT, AAAA, CAA)
 
 
 class Reason(Enum):
     """Why a live record and the zone file conflict; the value is the sentence shown."""
 
     ADDRESS = "the zone file has an address here, which wins"
+    CAA = "the zone file has a CAA here, which wins"
     CNAME = "the zone file has a CNAME at or above this name, which wins"
     DNAME = "the zone file has a DNAME at or above this name, which wins"
     DELEGATION = "the zone file delegates this name to other nameservers"
@@ -65,7 +66,7 @@ class Conflict:
         return self.reason is Reason.DISCOVERY
 
     def __str__(self) -> str:
-        word = {A: "A", AAAA: "AAAA", TXT: "TXT"}.get(self.rtype, f"TYPE{self.rtype}")
+        word = {A: "A", AAAA: "AAAA", TXT: "TXT", CAA: "CAA"}.get(self.rtype, f"TYPE{self.rtype}")
         return f"{names.to_text(self.name)} {word}: {self.reason.value}"
 
 
@@ -164,14 +165,15 @@ class Laid:
 
 
 def lay(static: Zone, live: Live, serial: int) -> tuple[Zone, tuple[Conflict, ...]]:
-    """`static` with `live` (A, AAAA and TXT rrsets by name and type) laid over it, as version `serial`.
+    """`static` with `live` (A, AAAA, TXT and CAA rrsets by name and type) laid over it, as version `serial`.
 
     - TXT of both are merged, at the lower TTL. A live address set yields to any static A or AAAA at the name:
-      half of each would be neither's.
+      half of each would be neither's. So does a live CAA to a static one.
     - At or under a static CNAME, DNAME, delegation or nameserver's name nothing live is published. (Where the
       apex is its own nameserver that holds for its addresses only, or nothing could be live in such a zone.)
     - An empty non-terminal below a live wildcard takes the wildcard's live records over: else the name that
-      made it exist would hide the wildcard there (RFC 4592 2.2.2).
+      made it exist would hide the wildcard there (RFC 4592 2.2.2). A name that has nothing but a live CAA is
+      as good as empty: it has one because a wildcard is below it.
     - With any live record in it, the zone's SOA MINIMUM is at most NEGATIVE_TTL_SECONDS.
     """
     for _, rtype in live:
@@ -270,7 +272,7 @@ class _Laying:
         live, static = self._live, self._static
         if not accepted or not isinstance(live, LiveRecords):
             return None
-        if name in static.rrsets or names.is_wildcard(name):
+        if name in static.rrsets or names.is_wildcard(name) or not _is_itself(accepted):
             return None
         placed = live.places(name, [rrset.rtype for rrset in accepted])
         return None if placed is None else self._places.setdefault(placed, placed)
@@ -300,12 +302,13 @@ class _Laying:
             return
         self._filled.discard(name)
         node: dict[int, RRset] = {}
-        if self._change.children(name):
+        own = self._own(name)
+        if self._change.children(name) or own:
             source = self._source(name)
             if source and self._settled.above(name) is None:
                 node = {live.rtype: live._replace(name=name) for live in source}
                 self._filled.add(name)
-        self._change.put(name, node)
+        self._change.put(name, node | own)
 
     def done(self, serial: int) -> Laid:
         static, before = self._static, self._before
@@ -350,13 +353,13 @@ class _Laying:
         return self._before.accepted.get(name, ()) if self._before is not None else ()
 
     def _exists_itself(self, name: bytes) -> bool:
-        return name in self._static.rrsets or bool(self._accepted_of(name))
+        return name in self._static.rrsets or _is_itself(self._accepted_of(name))
 
     def _existed_itself(self, name: bytes) -> bool:
         before = self._before
         if before is None:
             return name in self._static.rrsets
-        return name in before.static.rrsets or name in before.accepted
+        return name in before.static.rrsets or _is_itself(before.accepted.get(name, ()))
 
     def _is_below(self, name: bytes, reaching: Collection[bytes]) -> bool:
         while name != self._static.apex and len(name) > len(self._static.apex):
@@ -430,9 +433,16 @@ class _Settled:
         if rtype == TXT:
             written = node[TXT].rdatas if TXT in node else ()
             return Reason.DISCOVERY if any(text[1:].startswith(DISCOVERY_TEXT) for text in written) else None
+        if rtype == CAA:
+            return Reason.CAA if CAA in node else None
         if A in node or AAAA in node:
             return Reason.ADDRESS
         return Reason.NAMESERVER if name in self._nameservers else None
+
+
+def _is_itself(accepted: tuple[RRset, ...] | Placed) -> bool:
+    """Whether what is live at a name makes it one that a wildcard above it does not reach."""
+    return isinstance(accepted, Placed) or any(one.rtype != CAA for one in accepted)
 
 
 def _shape(shared: Shared) -> int:

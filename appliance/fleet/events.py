@@ -111,6 +111,29 @@ class ChallengeWithdrawn:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSaid:
+    """At a nameserver: a client there, by its own signature, has this account at a CA. `names` and `expires`
+    (Unix time) are its certificate's.
+    """
+
+    client: str
+    instance: str
+    serial: int
+    names: tuple[str, ...]
+    expires: float
+    url: str
+    issuers: tuple[str, ...]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRefused:
+    """At a nameserver: what the server says of an account is not believed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class ServerDraining:
     """At a nameserver: the server has begun to drain; it will leave, and serves until then."""
 
@@ -153,6 +176,8 @@ ObserverEvent = (
     | NameRefused
     | ChallengeSaid
     | ChallengeWithdrawn
+    | AccountSaid
+    | AccountRefused
     | ServerDraining
     | ServerLeft
     | CrlBrought

@@ -14,7 +14,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from appliance.fleet.renewing import Renew, Renewed, RenewRefused
-from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
+from appliance.tunnel.account import ISSUER_PATTERN, MAX_AT, MAX_ISSUERS, URL_PATTERN
+from appliance.tunnel.challenge import LIFE_SECONDS, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.discovery import BadServerAddress, read_address
@@ -31,6 +32,7 @@ from appliance.tunnel.lines import (
     word,
 )
 from appliance.tunnel.names import BadHostName, normal
+from appliance.tunnel.signature import SIGNATURE_PATTERN
 
 VERSION = 1
 MAX_NAMES_IN_MESSAGE = 200
@@ -138,6 +140,18 @@ class ChallengeOver:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Server: an instance of the client with that certificate has this account at a CA, as on a link."""
+
+    instance: Annotated[str, hexadecimal(32)]
+    url: Annotated[str, word(URL_PATTERN)]
+    issuers: Annotated[tuple[str, ...], several(word(ISSUER_PATTERN), MAX_ISSUERS)]
+    at: Annotated[int, whole(0, MAX_AT)]
+    signature: Annotated[str, _SIGNATURE]
+    fingerprint: Annotated[str, _FINGERPRINT]
+
+
+@dataclass(frozen=True, slots=True)
 class SnapshotEnded:
     """Server: every name that had a session when the watch began has been said; only changes follow."""
 
@@ -210,6 +224,7 @@ FromServer = (
     | NotServing
     | Challenge
     | ChallengeOver
+    | Account
     | SnapshotEnded
     | Crl
     | Renew
@@ -243,6 +258,7 @@ BY_SERVER: Vocabulary[FromServer] = Vocabulary(
         "not_serving": NotServing,
         "challenge": Challenge,
         "challenge_over": ChallengeOver,
+        "account": Account,
         "snapshot_ended": SnapshotEnded,
         "crl": Crl,
         "renew": Renew,

@@ -1,23 +1,25 @@
 """Which records exist because of the fleet: the only file that knows.
 
 For every known name in a served zone the TXT of every server and the A and AAAA of the servers where the name
-has a session; at the discovery name the TXT of every server. Names outside the zones get nothing. What a
-static record does to a live one is `dns.overlay`'s business.
+has a session, and the CAA that the operator wants; at the discovery name the TXT of every server. Names
+outside the zones get nothing. What a static record does to a live one is `dns.overlay`'s business.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
 
 from appliance.dns.names import ROOT, from_text, parent
 from appliance.dns.zone import Shared
+from appliance.fleet.mayissue import MayIssue
 from appliance.fleet.membership import Group, Published
 from appliance.tunnel.discovery import ServerAddress, write_txt
 
 LIVE_TTL_SECONDS = 15
-A, TXT, AAAA = 1, 16, 28
+A, TXT, AAAA, CAA = 1, 16, 28, 257
 _Hosts = tuple[tuple[bytes, ...], tuple[bytes, ...]]
 _NAMES_REMEMBERED = 65_536
 """Wire forms kept between two publications; a name that is not among them costs 3 us more."""
@@ -79,6 +81,33 @@ class Publication:
                 yield (name, TXT), _LIST
                 yield (name, A), v4
                 yield (name, AAAA), v6
+
+
+class IssuersPublished:
+    """The CAA records that are published, by where: owners with the same ones share a set."""
+
+    def __init__(self) -> None:
+        self._at: dict[str, tuple[bytes, ...]] = {}
+
+    def changes(
+        self, names: Iterable[str], may_issue: MayIssue
+    ) -> Iterator[tuple[tuple[bytes, int], bytes | None]]:
+        """The set of each owner at which something follows from one of these names; None: there is none."""
+        for owner in dict.fromkeys(owner for name in names for owner in may_issue.owners(name)):
+            rdatas = self._at[owner] = may_issue.records(owner)
+            if not rdatas:
+                del self._at[owner]
+            yield (_wire(owner), CAA), _caa_id(rdatas) if rdatas else None
+
+    def sets(self) -> dict[bytes, Shared]:
+        """All of them."""
+        return {_caa_id(rdatas): Shared(LIVE_TTL_SECONDS, rdatas) for rdatas in set(self._at.values())}
+
+
+@lru_cache(_GROUPS_REMEMBERED)
+def _caa_id(rdatas: tuple[bytes, ...]) -> bytes:
+    said = b"".join(len(rdata).to_bytes(2) + rdata for rdata in rdatas)
+    return b"CAA " + hashlib.sha256(said).digest()
 
 
 _LIST = b"servers"

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
-from appliance.tunnel.challenge import SIGNATURE_PATTERN
 from appliance.tunnel.lines import hexadecimal, sentence, word
 from appliance.tunnel.renewal import DIGEST_DIGITS, PEM_PATTERN, Request
+from appliance.tunnel.signature import SIGNATURE_PATTERN
 
 _PEM = word(PEM_PATTERN)
 _DIGEST = hexadecimal(DIGEST_DIGITS)

@@ -16,6 +16,8 @@ from typing import Generic, TypeVar
 from cryptography import x509
 
 from appliance.fleet.events import (
+    AccountRefused,
+    AccountSaid,
     ChallengeSaid,
     ChallengeWithdrawn,
     CrlBrought,
@@ -40,6 +42,7 @@ from appliance.fleet.messages import (
     BY_SERVER,
     MAX_NAMES_IN_MESSAGE,
     VERSION,
+    Account,
     Certificate,
     Challenge,
     ChallengeOver,
@@ -65,6 +68,7 @@ from appliance.fleet.messages import (
 )
 from appliance.fleet.pulse import Pulse
 from appliance.fleet.renewing import Renew, Renewals, Renewed, RenewRefused, heard
+from appliance.tunnel.account import is_signed as is_account_signed
 from appliance.tunnel.certificates import (
     CertificateRefused,
     CredentialRefused,
@@ -120,6 +124,7 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.SNAPSHOT, NotServing): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Challenge): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, ChallengeOver): WatchState.SNAPSHOT,
+    (WatchState.SNAPSHOT, Account): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Ping): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Pong): WatchState.SNAPSHOT,
     (WatchState.SNAPSHOT, Crl): WatchState.SNAPSHOT,
@@ -135,6 +140,7 @@ _AT_NAMESERVER: Mapping[tuple[WatchState, type[Message]], WatchState] = {
     (WatchState.WATCHING, NotServing): WatchState.WATCHING,
     (WatchState.WATCHING, Challenge): WatchState.WATCHING,
     (WatchState.WATCHING, ChallengeOver): WatchState.WATCHING,
+    (WatchState.WATCHING, Account): WatchState.WATCHING,
     (WatchState.WATCHING, Ping): WatchState.WATCHING,
     (WatchState.WATCHING, Pong): WatchState.WATCHING,
     (WatchState.WATCHING, Crl): WatchState.WATCHING,
@@ -204,6 +210,7 @@ class WatchedServer:
         if draining:
             self.drain()
         self._unsaid = dict(reversed(list(serving.items())))  # of the snapshot; the last one comes first
+        self._accounts: list[tuple[Account, Certificate]] = []  # behind it: then their certificates are shown
         self._is_snapshot_said = False
 
     def serving(self, name: str, certificate: Certificate) -> None:
@@ -244,6 +251,15 @@ class WatchedServer:
         if fingerprint is not None:
             _drop(self._shown, fingerprint)
             self._say(ChallengeOver(name, value))
+
+    def account(self, account: Account, certificate: Certificate) -> None:
+        """A client with this certificate has this account; behind the names of the snapshot."""
+        if not self._is_snapshot_said:
+            self._accounts.append((account, certificate))
+            return
+        self._show(certificate)
+        self._say(account)
+        _drop(self._shown, account.fingerprint)
 
     def _show(self, certificate: Certificate) -> None:
         """Before something is said under it."""
@@ -315,6 +331,9 @@ class WatchedServer:
         if not self._unsaid:
             self._say(SnapshotEnded())
             self._is_snapshot_said = True
+            accounts, self._accounts = self._accounts, []
+            for one in accounts:
+                self.account(*one)
 
     def _heard(self, message: FromNameserver, now: float) -> Iterator[ServerEvent]:
         self.state = _next(_AT_SERVER, self.state, message)
@@ -464,6 +483,8 @@ class Observer:
                 yield self._challenged(message)
             case ChallengeOver(name, value):
                 yield from self._challenge_over(name, value)
+            case Account():
+                yield self._account_said(message)
             case SnapshotEnded():
                 yield SnapshotTaken(dict(self._serving))
             case Crl():
@@ -546,6 +567,20 @@ class Observer:
         if fingerprint is not None:
             self._drop(fingerprint)
             yield ChallengeWithdrawn(name, value)
+
+    def _account_said(self, said: Account) -> AccountSaid | AccountRefused:
+        """It holds nothing: a certificate that is shown for it alone is forgotten with it, at both ends."""
+        peer = self._under_which(said.fingerprint, "account")
+        if said.fingerprint not in self._names_under:
+            del self._certificates[said.fingerprint]
+        if isinstance(peer, str):
+            return AccountRefused(peer)
+        if not is_account_signed(
+            peer.certificate, said.instance, said.at, said.url, said.issuers, said.signature
+        ):
+            return AccountRefused(f"{peer.id} has not signed it")
+        of_client = peer.id, said.instance, peer.serial, peer.names, peer.expires.timestamp()
+        return AccountSaid(*of_client, said.url, said.issuers, said.at)
 
     def _under_which(self, fingerprint: str, name: str) -> Peer | str:
         """Whose certificate something is said under, or why it was refused."""

@@ -39,6 +39,7 @@ from appliance.service.authority import Authority, AuthorityRefused, Identity, N
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.departure import Departure
+from appliance.service.nameserver.accounts import Accounts
 from appliance.service.nameserver.challenges import Challenges
 from appliance.service.nameserver.counting import counted
 from appliance.service.nameserver.dials import Meeting
@@ -96,6 +97,7 @@ class Nameserving:
         """`own` are the addresses of the tunnel server in this process, `local` its end of a watch; in the
         directory `kept` is what was read of large zone files."""
         self._store = store
+        self._authority = authority
         self._settings = settings
         self._gate = gate_of(settings)
         responder = Responder(gate=self._gate, rotate=settings.rotate)
@@ -112,7 +114,10 @@ class Nameserving:
             introduced=lambda server_id: self.introductions.introduced(server_id),
             discovery=settings.discovery,
             private_addresses=settings.private_addresses,
+            issuers=settings.caa,
+            accounts=lambda name: self.accounts.of(name),
         )
+        self.accounts = Accounts(reactor, store, self.registry.accounts_changed)
         meeting = Meeting(
             reactor,
             nameserver_id=nameserver_id,
@@ -125,6 +130,7 @@ class Nameserving:
         self.watcher = Watcher(reactor, self.registry, settings.servers, meeting, local=local)
         self.challenges = Challenges(reactor, self.zonefiles)
         self.watcher.on_challenges(self.challenges.said, self.challenges.withdrawn)
+        self.watcher.on_accounts(self.accounts.said)
         self.introductions = Introductions(
             reactor, store, self.registry, self.watcher, may_announce=authority.may_announce
         )
@@ -196,7 +202,7 @@ class Nameserving:
     def parts(self) -> list[Service]:
         """What runs besides the sockets, in the order of starting; `load` comes before."""
         following = [part for part in (self.following, self.forwarding) if part is not None]
-        return [self.zonefiles, self.registry, *following]
+        return [self.zonefiles, self.registry, self.accounts, *following]
 
     def load(self) -> None:
         """Serve what is on the disk. Raises ZonesRefused or StoreFailed."""
@@ -204,6 +210,7 @@ class Nameserving:
         if self.following is None:  # else they are known where the CA is, and we pass on what they sign
             self.zonefiles.responder.clients = ClientKeys(self._own_secret())
         self.introductions.load()
+        self.accounts.load(self._authority.revoked)
         self.zonefiles.load()
         if self.following is not None:
             self.following.load()
@@ -313,6 +320,7 @@ class Nameserving:
             **self.registry.status(),
             "watches": self.watcher.status(),
             "introduced": self.introductions.status(),
+            "accounts": self.accounts.status(),
             "announcements_heard": dict(self.introductions.counters),
         }
 
@@ -382,6 +390,7 @@ class Appliance(Service):
             )
             self.authority.on_revoked(self.nameserver.watcher.revoke)
             self.authority.on_revoked(self.nameserver.introductions.revoke)
+            self.authority.on_revoked(self.nameserver.accounts.revoke)
         self.renewals = Renewals(
             reactor,
             self.authority,
@@ -580,7 +589,13 @@ class Appliance(Service):
     def _forget(self, name: str) -> Deferred[bool]:
         if self.nameserver is None:
             raise CommandRefused("this appliance has no nameserver, and so no known names")
-        return self.nameserver.registry.forget(name)
+        nameserver = self.nameserver
+
+        def forgotten(was_known: bool) -> bool:
+            nameserver.accounts.forgotten(name, nameserver.registry.names().__contains__)
+            return was_known
+
+        return nameserver.registry.forget(name).addCallback(forgotten)
 
     def _discovery(self, names: Sequence[str]) -> str:
         """The configured name, or the apex of the zone that the first name in a zone of ours is in.
@@ -659,6 +674,7 @@ def _server(
         not_serving=watches.not_serving,
         challenges=watches.challenges,
         renew=watches.renew_for,
+        accounts=watches.accounts,
         limits=Limits(
             source_open=settings.source_open,
             source_new=settings.source_new,

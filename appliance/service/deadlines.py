@@ -39,6 +39,10 @@ class Deadlines(Generic[T]):
         """Who is late next. Raises StopIteration when nobody waits."""
         return next(iter(self._due))
 
+    def newest(self) -> T:
+        """Who is late last. Raises StopIteration when nobody waits."""
+        return next(reversed(self._due))
+
     def all(self) -> list[T]:
         """All who wait, the oldest first."""
         return list(self._due)

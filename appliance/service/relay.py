@@ -83,7 +83,7 @@ class Pipes:
     def borrow(self) -> tuple[int, int] | None:
         """A pipe's (read, write) descriptors, or None: then the flow goes on without."""
         if len(self._idle):
-            pipe = self._idle.oldest()
+            pipe = self._idle.newest()  # so that those too many come of age
             self._idle.discard(pipe)
             return pipe
         if self.open >= _PIPES_AT_MOST:
@@ -199,13 +199,26 @@ class _Flow:
         if events & _ARRIVED:
             self._source_ready(events)
         if events & WRITABLE and self.back.blocked:
-            self.back.pump()
+            self.back._pump_or_wait()
 
     def _go_on(self, octets: bytes, sent: int) -> None:
         """What was read does not fit, filled the read, or is the end: no longer quick."""
         self._took(octets)
         self.waiting = octets[sent:]
-        self.pump()
+        self._pump_or_wait()
+
+    def _pump_or_wait(self) -> None:
+        """A bulky flow waits for its turn, so that those that are not go first."""
+        if self.pipe is None and not self.again_due:
+            self.pump()
+        else:
+            self.quick = False
+            self._book()
+
+    def _book(self) -> None:
+        if not self.again_due:
+            self.again_due = True
+            self.joined.relay.readiness.again(self._pump_again)
 
     def _source_ready(self, events: int) -> None:
         if events & ENDING:
@@ -217,7 +230,7 @@ class _Flow:
                     self.joined.end(error)
                     return
         if not self.blocked:
-            self.pump()
+            self._pump_or_wait()
 
     def pump(self) -> None:
         """Move what can be moved now, if the pair is not over."""
@@ -225,9 +238,8 @@ class _Flow:
         if joined.over:
             return
         try:
-            if self._move() and not self.again_due:
-                self.again_due = True
-                joined.relay.readiness.again(self._pump_again)
+            if self._move():
+                self._book()
         except OSError as error:
             joined.end(error)
             return

@@ -61,6 +61,10 @@ _MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE enrolled (id TEXT PRIMARY KEY, addresses TEXT NOT NULL)",
         "CREATE TABLE introduced (id TEXT PRIMARY KEY, state TEXT NOT NULL)",
     ),
+    (
+        """CREATE TABLE accounts (client TEXT, instance TEXT, account TEXT NOT NULL,
+           PRIMARY KEY (client, instance)) WITHOUT ROWID""",
+    ),
     # `key` is the new key's digest, `was` the serial number of the certificate that was renewed.
     (
         """CREATE TABLE renewals (key TEXT PRIMARY KEY, serial TEXT NOT NULL, was TEXT NOT NULL,
@@ -185,6 +189,7 @@ class Store:
         self._own_secret: bytes | None = None
         self._enrolled: dict[str, tuple[ServerAddress, ...]] = {}
         self._introduced: dict[str, str] = {}
+        self._accounts: dict[tuple[str, str], str] = {}
 
     def open(self) -> None:
         """Create the file, or bring it to this program's schema, and read it. Raises StoreRefused.
@@ -490,6 +495,26 @@ class Store:
             (("DELETE FROM introduced WHERE id = ?", (server_id,)),),
         ).done
 
+    # Accounts of clients at CAs
+
+    def accounts(self) -> list[str]:
+        """As the nameserver's accounts write them."""
+        return list(self._accounts.values())
+
+    def keep_account(self, client: str, instance: str, account: str) -> Deferred[None]:
+        """Keep the account of a client's instance, in place of what was kept of it."""
+        return self._change(
+            lambda: self._accounts.update({(client, instance): account}),
+            (("INSERT OR REPLACE INTO accounts VALUES (?, ?, ?)", (client, instance, account)),),
+        ).done
+
+    def forget_account(self, client: str, instance: str) -> Deferred[None]:
+        def forget() -> None:
+            self._accounts.pop((client, instance), None)
+
+        statement = "DELETE FROM accounts WHERE client = ? AND instance = ?"
+        return self._change(forget, ((statement, (client, instance)),)).done
+
     # The way to the disk
 
     @staticmethod
@@ -604,6 +629,8 @@ class Store:
         for server_id, addresses in connection.execute("SELECT id, addresses FROM enrolled"):
             self._enrolled[server_id] = _read_addresses(addresses)
         self._introduced.update(connection.execute("SELECT id, state FROM introduced"))
+        for client, instance, account in connection.execute("SELECT * FROM accounts"):
+            self._accounts[client, instance] = account
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -16,12 +16,11 @@ import socket
 import ssl
 from typing import Any
 
-#: One read of the socket, and the most that is taken from a writer at a time: four TLS records.
-_OCTETS = 1 << 16
+from appliance.service.tlsstream import OCTETS, TlsStream, broken
 
 
-class TlsEnd:
-    """``recv``, ``send``, ``flush``, ``shutdown`` and ``close``; ``handshake()`` comes first."""
+class TlsEnd(TlsStream):
+    """A wire; ``handshake()`` comes first."""
 
     def __init__(
         self, sock: socket.socket, context: ssl.SSLContext, first: bytes = b"", ahead: bytes = b""
@@ -29,17 +28,13 @@ class TlsEnd:
         """``first``: octets that were read from the socket already. ``ahead``: what goes out, in clear, in
         front of the first record.
         """
-        self.sock = sock
+        super().__init__(sock, ahead)
         self.family = sock.family
         self._in = ssl.MemoryBIO()
         self._out = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._in, self._out, server_side=True)
-        self._ahead = ahead
-        self._sealed = b""  # records that the socket did not take yet
         self._held = b""  # read in clear and not given yet
         self._cut = False  # the socket has ended
-        self._ending = False  # close_notify was written
-        self._ended = False  # and the socket's own end went out behind it
         if first:
             self._in.write(first)
 
@@ -47,10 +42,6 @@ class TlsEnd:
     def resumed(self) -> bool:
         """After the handshake: whether the visitor came with a session ticket."""
         return bool(self._tls.session_reused)
-
-    def fileno(self) -> int:
-        """The socket's descriptor, -1 when closed."""
-        return self.sock.fileno()
 
     def setsockopt(self, level: int, option: int, value: Any) -> None:
         """The socket's."""
@@ -69,17 +60,17 @@ class TlsEnd:
                 self._tls.do_handshake()
             except ssl.SSLWantReadError:
                 self.flush()
-                if not self._fill():
+                try:
+                    is_there = self._fill()
+                except BlockingIOError:
+                    return False
+                if not is_there:
                     raise ConnectionResetError(errno.ECONNRESET, "the visitor left") from None
                 continue
             except ssl.SSLError as error:
                 raise _broken(error) from None
             self.flush()
             return True
-
-    def unsent(self) -> bytes:
-        """What was to go out and did not: after a failed handshake the alert, and what stands ahead of it."""
-        return self._take_sealed()
 
     def recv(self, size: int, /) -> bytes:
         """Like a socket's: octets, ``b""`` at the end, BlockingIOError; ConnectionError for a broken
@@ -92,58 +83,25 @@ class TlsEnd:
         octets, self._held = self._held[:size], self._held[size:]
         return octets
 
-    def send(self, octets: bytes, /) -> int:
-        """Take octets, all or the first 64 KiB; BlockingIOError while the socket has not taken the ones
-        before.
-        """
-        if not self.flush():
-            raise BlockingIOError
+    def _seal(self, octets: bytes) -> int:
         try:
-            taken = self._tls.write(octets[:_OCTETS])
+            return self._tls.write(octets)
         except ssl.SSLError as error:
             raise _broken(error) from None
-        self.flush()
-        return taken
 
-    def flush(self) -> bool:
-        """Write the records that wait; True when none is left, and the stream's end, if asked for, is out as
-        well.
-        """
-        while sealed := self._take_sealed():
-            self._sealed = sealed
-            try:
-                self._sealed = sealed[self.sock.send(sealed) :]
-            except BlockingIOError:
-                return False
-        if self._ending and not self._ended:
-            self._ended = True
-            self.sock.shutdown(socket.SHUT_WR)
-        return True
+    def _sealed(self) -> bytes:
+        return self._out.read() if self._out.pending else b""
 
-    def shutdown(self, _how: int, /) -> None:
-        """Say that nothing more comes from here; the other direction goes on."""
-        if not self._ending:
-            self._ending = True
-            # unwrap() looks for the visitor's own end, and would lose what he said in front of it.
-            while self._read(_OCTETS):
-                pass
-            try:
-                self._tls.unwrap()
-            except ssl.SSLWantReadError:  # he has not ended: the usual case
-                pass
-            except ssl.SSLError as error:
-                raise _broken(error) from None
-        self.flush()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self.sock.close()
-
-    def _take_sealed(self) -> bytes:
-        sealed, self._sealed = self._sealed, b""
-        if not sealed and (self._ahead or self._out.pending):
-            sealed, self._ahead = self._ahead + self._out.read(), b""
-        return sealed
+    def _say_end(self) -> None:
+        # unwrap() looks for the visitor's own end, and would lose what he said in front of it.
+        while self._read(OCTETS):
+            pass
+        try:
+            self._tls.unwrap()
+        except ssl.SSLWantReadError:  # he has not ended: the usual case
+            pass
+        except ssl.SSLError as error:
+            raise _broken(error) from None
 
     def _read(self, size: int) -> bool:
         """Move what is there in clear, about ``size`` octets, to ``_held``; whether there was any. A record
@@ -172,18 +130,11 @@ class TlsEnd:
 
     def _fill(self) -> bool:
         """Octets of the socket for TLS; False at its end. Raises OSError."""
-        octets = self.sock.recv(_OCTETS)
+        octets = self.sock.recv(OCTETS)
         if octets:
             self._in.write(octets)
         return bool(octets)
 
-    def _last_words(self) -> None:
-        """The alert for the visitor, if the socket takes it."""
-        try:
-            self.flush()
-        except OSError:
-            return
-
 
 def _broken(error: ssl.SSLError) -> ConnectionError:
-    return ConnectionAbortedError(errno.ECONNABORTED, f"TLS: {error.reason or error}")
+    return broken(str(error.reason or error))

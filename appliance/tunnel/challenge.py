@@ -8,25 +8,18 @@ A certificate's name, which may be a wildcard, is challenged by a TXT record bel
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ec import (
-    ECDSA,
-    EllipticCurvePrivateKey,
-    EllipticCurvePublicKey,
-)
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from appliance.tunnel.names import MAX_NAME_OCTETS, covers
+from appliance.tunnel.signature import is_signature
+from appliance.tunnel.signature import signature as made
 
 LABEL = "_acme-challenge"
 VALUE_PATTERN = "[A-Za-z0-9_-]{43}"
 """RFC 8555 8.4: the base64url of a SHA-256 digest, without padding."""
-SIGNATURE_PATTERN = "[A-Za-z0-9+/=]{1,128}"
-"""Base64 of an ECDSA signature with P-256 in DER, at most 72 octets."""
 LIFE_SECONDS = 600
 """How long a challenge is published at most, unless it is said again. Let's Encrypt is done in a minute; an
 hour more would help nobody, and a client that died must not leave its records."""
@@ -50,19 +43,12 @@ def may_be_challenged(granted: Iterable[str], name: str) -> bool:
 
 def sign(key: EllipticCurvePrivateKey, name: str, value: str) -> str:
     """The signature of a client under a challenge of a normal name."""
-    return base64.b64encode(key.sign(_signed(name, value), ECDSA(SHA256()))).decode("ascii")
+    return made(key, _signed(name, value))
 
 
 def is_signed(certificate: x509.Certificate, name: str, value: str, signature: str) -> bool:
     """Whether the client with this certificate signed that."""
-    key = certificate.public_key()
-    if not isinstance(key, EllipticCurvePublicKey):
-        return False
-    try:
-        key.verify(base64.b64decode(signature, validate=True), _signed(name, value), ECDSA(SHA256()))
-    except (ValueError, InvalidSignature):
-        return False
-    return True
+    return is_signature(certificate, _signed(name, value), signature)
 
 
 def _signed(name: str, value: str) -> bytes:

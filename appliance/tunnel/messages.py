@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from appliance.tunnel.challenge import LIFE_SECONDS, SIGNATURE_PATTERN, VALUE_PATTERN
+from appliance.tunnel.account import ISSUER_PATTERN, MAX_AT, MAX_ISSUERS, URL_PATTERN
+from appliance.tunnel.challenge import LIFE_SECONDS, VALUE_PATTERN
 from appliance.tunnel.crl import MAX_CRL_NUMBER
 from appliance.tunnel.crlparts import Crl
 from appliance.tunnel.lines import (
@@ -21,14 +22,18 @@ from appliance.tunnel.lines import (
     one_of,
     seconds,
     sentence,
+    several,
     text,
     whole,
     word,
 )
 from appliance.tunnel.renewal import PEM_PATTERN
+from appliance.tunnel.signature import SIGNATURE_PATTERN
 
 __all__ = [
     "VERSION",
+    "Account",
+    "Certified",
     "Challenge",
     "ChallengeOver",
     "ChallengeRefused",
@@ -48,6 +53,7 @@ __all__ = [
     "Renew",
     "RenewRefused",
     "Renewed",
+    "Uncertified",
     "Unregister",
     "Welcome",
     "encode",
@@ -58,6 +64,8 @@ MAX_NAME_CHARACTERS = 255
 """Longer than any name, so that a bad one is refused by name and the link goes on."""
 MAX_LANES = 65535
 """Lanes that a server can hold for one client: there are no more ports."""
+MAX_WHY_CHARACTERS = 300
+"""Of why there is no certificate: as much as the client itself takes of a CA's words."""
 MAX_RECONNECT_SECONDS = 3600.0
 """A server that wants to be left alone for longer than an hour says goodbye."""
 
@@ -171,6 +179,18 @@ class Renew:
 
 
 @dataclass(frozen=True, slots=True)
+class Account:
+    """Client: its account at a CA, what the CA calls itself in CAA records (`issuers`, none: it does not
+    say), and since when (Unix time).
+    """
+
+    url: Annotated[str, word(URL_PATTERN)]
+    issuers: Annotated[tuple[str, ...], several(word(ISSUER_PATTERN), MAX_ISSUERS)]
+    at: Annotated[int, whole(0, MAX_AT)]
+    signature: Annotated[str, _SIGNATURE]
+
+
+@dataclass(frozen=True, slots=True)
 class Renewed:
     """Server: here it is."""
 
@@ -182,6 +202,22 @@ class RenewRefused:
     """Server: there is none now; the link goes on."""
 
     text: Annotated[str, _TEXT]
+
+
+@dataclass(frozen=True, slots=True)
+class Uncertified:
+    """Client: it has got no certificate for this name, why, and since when (Unix time). Until `certified`."""
+
+    name: Annotated[str, _NAME]
+    text: Annotated[str, sentence(MAX_WHY_CHARACTERS)]
+    since: Annotated[int, whole(0, MAX_AT)]
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """Client: that is mended."""
+
+    name: Annotated[str, _NAME]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +276,9 @@ Message = (
     | Renew
     | Renewed
     | RenewRefused
+    | Account
+    | Uncertified
+    | Certified
     | Lanes
     | Crl
     | Draining
@@ -262,6 +301,9 @@ _LINK: Vocabulary[Message] = Vocabulary(
         "renew": Renew,
         "renewed": Renewed,
         "renew_refused": RenewRefused,
+        "account": Account,
+        "uncertified": Uncertified,
+        "certified": Certified,
         "lanes": Lanes,
         "crl": Crl,
         "draining": Draining,

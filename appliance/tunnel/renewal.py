@@ -8,7 +8,6 @@ an aware datetime.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from appliance.tunnel.certificates import SKEW, CertificateRefused, Credential, Peer, read_peer
+from appliance.tunnel.signature import is_signature, signature
 
 PEM_PATTERN = "[A-Za-z0-9+/= \n-]{1,31000}"
 """Of a certificate or a CSR with 256 names; two of them fit a line of 64 KiB, with a line feed as two octets.
@@ -91,10 +91,8 @@ def ask(held: Credential, key: ec.EllipticCurvePrivateKey) -> Request:
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
     csr = builder.add_extension(sans.value, critical=False).sign(key, hashes.SHA256())
     pem = csr.public_bytes(serialization.Encoding.PEM).decode("ascii")
-    signature = held.key.sign(_signed(held.certificate, pem), ec.ECDSA(hashes.SHA256()))
-    return Request(
-        held.certificate_pem().decode("ascii"), pem, base64.b64encode(signature).decode("ascii")
-    )
+    signed = signature(held.key, _signed(held.certificate, pem))
+    return Request(held.certificate_pem().decode("ascii"), pem, signed)
 
 
 def judge(request: Request) -> Wanted:
@@ -125,7 +123,7 @@ def judge(request: Request) -> Wanted:
         raise RenewalRefused("the new key is not a P-256 key")
     if not is_possessed:
         raise RenewalRefused("the request is not signed with the new key")
-    if not isinstance(old, ec.EllipticCurvePublicKey) or not _is_signed(old, certificate, request):
+    if not is_signature(certificate, _signed(certificate, request.request), request.signature):
         raise RenewalRefused("the request is not signed with the key of the certificate")
     if key == old:
         raise RenewalRefused("the new key is the old one")
@@ -180,15 +178,6 @@ def is_too_early(certificate: x509.Certificate, wall: datetime) -> bool:
 
 def _lifetime(certificate: x509.Certificate) -> timedelta:
     return certificate.not_valid_after_utc - certificate.not_valid_before_utc
-
-
-def _is_signed(key: ec.EllipticCurvePublicKey, certificate: x509.Certificate, request: Request) -> bool:
-    try:
-        signature = base64.b64decode(request.signature, validate=True)
-        key.verify(signature, _signed(certificate, request.request), ec.ECDSA(hashes.SHA256()))
-    except (ValueError, InvalidSignature):
-        return False
-    return True
 
 
 def _signed(certificate: x509.Certificate, request: str) -> bytes:

@@ -19,6 +19,8 @@ from appliance.tunnel.crlparts import Crl, CrlExchange
 from appliance.tunnel.liveness import Liveness
 from appliance.tunnel.messages import (
     VERSION,
+    Account,
+    Certified,
     Challenge,
     ChallengeOver,
     ChallengeRefused,
@@ -37,6 +39,7 @@ from appliance.tunnel.messages import (
     Renew,
     Renewed,
     RenewRefused,
+    Uncertified,
     Unregister,
     Welcome,
     encode,
@@ -90,7 +93,11 @@ _ALIVE = (State.OPENING, *_BEGUN)
 SERVER_ROWS: Rows = _rows(
     ((State.OPENING,), (Hello,), State.OPEN),
     ((State.OPEN, State.SERVER_DRAINING), (Register,), None),
-    (_BEGUN, (Unregister, Challenge, ChallengeOver, Renew, Crl, Ping, Pong), None),
+    (
+        _BEGUN,
+        (Unregister, Challenge, ChallengeOver, Renew, Account, Uncertified, Certified, Crl, Ping, Pong),
+        None,
+    ),
     ((State.OPEN,), (Draining,), State.CLIENT_DRAINING),
     ((State.SERVER_DRAINING,), (Draining,), State.BOTH_DRAINING),
     ((State.OPEN,), (Turn.DRAIN,), State.SERVER_DRAINING),
@@ -196,10 +203,28 @@ class RenewalAsked:
 
 
 @dataclass(frozen=True, slots=True)
+class AccountSaid:
+    """At the server: the client's account at a CA, which nobody has examined yet."""
+
+    url: str
+    issuers: tuple[str, ...]
+    at: int
+    signature: str
+
+
+@dataclass(frozen=True, slots=True)
 class RenewalAnswered:
     """At the client: a certificate, which nobody has examined, or (`text`) why there is none."""
 
     certificate: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateMissed:
+    """At the server: the client has got no certificate for a name. `text` is for humans."""
+
+    name: str
     text: str
 
 
@@ -263,6 +288,8 @@ Event = (
     | ChallengeDenied
     | RenewalAsked
     | RenewalAnswered
+    | AccountSaid
+    | CertificateMissed
     | ClientDraining
     | Welcomed
     | LanesAsked
@@ -436,6 +463,7 @@ class ServerSession(_Session):
         self._welcome = Welcome(server_id, boot, session_id.hex(), ping_seconds, crl)
         self._service_name = service_name
         self._offers: dict[str, Offer] = {}
+        self._uncertified: dict[str, Uncertified] = {}
         self._lanes: dict[str, Lanes] = {}
         self._pace: float | None = None
 
@@ -443,6 +471,11 @@ class ServerSession(_Session):
     def offers(self) -> Mapping[str, Offer]:
         """The names that are registered now, and what is offered for each."""
         return self._offers
+
+    @property
+    def uncertified(self) -> Mapping[str, Uncertified]:
+        """The names for which the client has got no certificate, by its own word."""
+        return self._uncertified
 
     def data_to_send(self) -> bytes:
         for lanes in self._lanes.values():
@@ -502,6 +535,13 @@ class ServerSession(_Session):
                 return self._challenge_over(message)
             case Renew(request, signature):
                 return [RenewalAsked(request, signature)]
+            case Account(url, issuers, at, signature):
+                return [AccountSaid(url, issuers, at, signature)]
+            case Uncertified():
+                return self._misses(message)
+            case Certified():
+                self._uncertified.pop(message.name.lower(), None)
+                return []
             case Draining():
                 return [ClientDraining()]
             case _:
@@ -553,6 +593,15 @@ class ServerSession(_Session):
             return [ChallengeWithdrawn(normal(challenge.name), challenge.value)]
         except BadHostName:
             return []
+
+    def _misses(self, message: Uncertified) -> list[Event]:
+        """Of a name that it may have a certificate for; as many as there are names in a session."""
+        name = message.name.lower()
+        is_new = name not in self._uncertified
+        if not may_be_challenged(self._granted, name) or (is_new and len(self._uncertified) >= MAX_NAMES):
+            return []
+        self._uncertified[name] = message
+        return [CertificateMissed(name, message.text)]
 
     def _refuse(self, name: str, reason: str, text: str) -> list[Event]:
         self._send(Refused(name, reason, text))
@@ -612,6 +661,21 @@ class ClientSession(_Session):
         """Asks for another certificate; before the welcome nothing is said."""
         if self.state not in (State.OPENING, State.ENDED):
             self._send(Renew(request, signature))
+
+    def account(self, url: str, issuers: tuple[str, ...], at: int, signature: str) -> None:
+        """Says the client's account at a CA; before the welcome nothing is said."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Account(url, issuers, at, signature))
+
+    def uncertified(self, name: str, text: str, since: int) -> None:
+        """Says that there is no certificate for a name, and why."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Uncertified(name, text, since))
+
+    def certified(self, name: str) -> None:
+        """Says that there is one."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(Certified(name))
 
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""

@@ -109,6 +109,24 @@ def test_any_octets_are_a_record_or_none_and_never_break_the_verdict(rdata: byte
     caa_permits((read,), CA, wildcard=True, account_uri=ACCOUNT, method="dns-01")
 
 
+@pytest.mark.parametrize(
+    ("values", "for_others"),
+    [
+        (["letsencrypt.org; accounturi=https://other"], True),
+        (["letsencrypt.org; accounturi=https://other; validationmethods=dns-01"], True),
+        (["letsencrypt.org; accounturi=https://other; validationmethods=http-01"], False),
+        (["other.test; accounturi=https://other"], False),
+        (["other.test", "letsencrypt.org; accounturi=https://other"], True),
+        (["letsencrypt.org; validationmethods=http-01"], False),
+        ([";"], False),
+    ],
+)
+def test_a_no_that_another_account_would_not_hear(values: list[str], for_others: bool) -> None:
+    records = [Caa(0, "issue", value) for value in values]
+    verdict = caa_permits(records, CA, wildcard=False, account_uri=ACCOUNT, method="dns-01")
+    assert (verdict.permits, verdict.for_others) == (False, for_others)
+
+
 METHODS = st.lists(st.sampled_from(["dns-01", "http-01", "tls-alpn-01"]), unique=True)
 URIS = st.none() | st.text("abcXYZ019/:.?=-", min_size=1, max_size=30)
 

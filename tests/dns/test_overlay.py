@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from appliance.dns import names
 from appliance.dns.journal import difference
 from appliance.dns.lookup import look_up
-from appliance.dns.numbers import AAAA, MX, NXDOMAIN, TXT, A
+from appliance.dns.numbers import AAAA, CAA, MX, NXDOMAIN, TXT, A
 from appliance.dns.overlay import MAX_LIVE_RECORDS, LiveRecords, Reason, conflicts_at_load, lay, laying
 from appliance.dns.steps import finish
 from appliance.dns.touched import zone_at
@@ -32,7 +33,7 @@ def at(name: str) -> bytes:
 
 def live(*sets: tuple[str, int]) -> dict[tuple[bytes, int], RRset]:
     """One live record at each name and type, TTL 15."""
-    data = {A: ONE, AAAA: bytes(15) + b"\x01", TXT: SERVER}
+    data = {A: ONE, AAAA: bytes(15) + b"\x01", TXT: SERVER, CAA: b"\x00\x05issue;"}
     return {(at(name), rtype): RRset(at(name), rtype, 15, (data[rtype],)) for name, rtype in sets}
 
 
@@ -48,6 +49,7 @@ sub NS out.invalid.
 noted TXT "by hand"
 wrong TXT "r=superprotocol;ip=192.0.2.66"
 *.static A 192.0.2.77
+issued CAA 0 iodef "mailto:a@example.test"
 """
 
 # Where something live is put, and why it is not published (None: it is).
@@ -76,6 +78,12 @@ CASES: list[tuple[str, int, Reason | None]] = [
     ("*.static", A, Reason.ADDRESS),
     ("*.static", TXT, None),
     ("x.static", A, None),
+    ("www", CAA, None),
+    ("@", CAA, None),
+    ("mail", CAA, None),
+    ("issued", CAA, Reason.CAA),
+    ("issued", A, None),
+    ("alias", CAA, Reason.CNAME),
 ]
 
 
@@ -237,9 +245,31 @@ def test_a_wildcard_that_lost_is_not_spread() -> None:
     assert ask(laid, "b.apps.example.test").answer == []
 
 
+def test_a_name_that_has_a_caa_for_the_wildcard_below_it_alone_hides_no_wildcard_above() -> None:
+    """Whatever of the three comes first, and though it exists without a name below it."""
+    data = live(("*", A), ("*", CAA), ("*.apps", A), ("apps", CAA))
+    own = data[at("apps"), CAA]._replace(rdatas=(b"\x00\x09issuewild;",))
+    data[at("apps"), CAA] = own
+    for order in itertools.permutations(data):
+        before = finish(laying(zone(""), {}, 100))
+        put: dict[tuple[bytes, int], RRset] = {}
+        for key in order:
+            put = {**put, key: data[key]}
+            before = finish(laying(zone(""), put, before.zone.serial + 1, before, (key[0],)))
+        node = before.zone.node(at("apps"))
+        assert (node[A].rdatas, node[CAA]) == ((ONE,), own)
+        assert before.zone.node(at("*.apps")) == {A: data[at("*.apps"), A]}
+        del put[at("*.apps"), A]
+        before = finish(laying(zone(""), put, 200, before, (at("*.apps"),)))
+        assert before.zone.node(at("apps"))[A].rdatas == (ONE,)
+        del put[at("apps"), CAA]
+        before = finish(laying(zone(""), put, 201, before, (at("apps"),)))
+        assert not before.zone.node(at("apps"))
+
+
 LABEL = st.sampled_from(("a", "b", "*"))
 NAMES = st.lists(LABEL, min_size=1, max_size=4).map(".".join)
-LIVE = st.lists(st.tuples(NAMES, st.sampled_from((A, AAAA, TXT))), max_size=6)
+LIVE = st.lists(st.tuples(NAMES, st.sampled_from((A, AAAA, TXT, CAA))), max_size=6)
 
 
 @settings(max_examples=examples(80), deadline=None)
@@ -320,7 +350,7 @@ def test_a_change_leads_to_what_a_new_overlay_would_be(
 IDS = (b"one", b"two", b"three")
 SETS = st.fixed_dictionaries({one: st.sampled_from((0, 1, 2, 3, MAX_LIVE_RECORDS + 1)) for one in IDS})
 ENTRIES = st.dictionaries(
-    st.tuples(NAMES, st.sampled_from((A, AAAA, TXT))), st.sampled_from((*IDS, None)), max_size=8
+    st.tuples(NAMES, st.sampled_from((A, AAAA, TXT, CAA))), st.sampled_from((*IDS, None)), max_size=8
 )
 
 

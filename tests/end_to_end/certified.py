@@ -92,14 +92,16 @@ class Certified:
 
 
 @contextlib.contextmanager
-def certified(directory: Path, settings: Mapping[str, object] | None = None, **env: str) -> (
-    Iterator[Certified]
-):
-    """One that runs; `settings` and `env` are pebble's."""
+def certified(
+    directory: Path, settings: Mapping[str, object] | None = None, *, rules: str = "", **env: str
+) -> Iterator[Certified]:
+    """One that runs; `settings` and `env` are pebble's, `rules` are more of the appliance's settings."""
     if os.geteuid() != 0:
         pytest.skip("not root: a nameserver that is confirmed has port 53")
     made = Certified(directory)
     made.pebble.settings.update(settings or {})
+    with (made.appliance.directory / "appliance.toml").open("a") as more:
+        more.write(rules)
     with made.running:
         made.start(**env)
         yield made

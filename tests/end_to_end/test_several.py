@@ -430,6 +430,7 @@ def apart(tmp_path: Path) -> Iterator[Apart]:
         made.kill()
 
 
+@pytest.mark.slow
 def test_the_nameserver_and_all_servers_die_in_turn(apart: Apart) -> None:
     t1, t2 = apart.servers.values()
     process = apart.client.start("t1")

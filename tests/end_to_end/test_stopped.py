@@ -95,6 +95,7 @@ def test_a_server_is_stopped(fleet: Fleet) -> None:
     assert out <= OUT_SECONDS
 
 
+@pytest.mark.slow
 def test_a_client_is_stopped(fleet: Fleet) -> None:
     with crowd(fleet) as visitors:
         wait_for(lambda: len(visitors.visits) > 30, 10, "visitors")

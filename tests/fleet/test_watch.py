@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from appliance.fleet.events import (
+    AccountRefused,
+    AccountSaid,
     ChallengeSaid,
     ChallengeWithdrawn,
     Ended,
@@ -34,6 +36,7 @@ from appliance.fleet.events import (
 from appliance.fleet.messages import (
     BY_NAMESERVER,
     BY_SERVER,
+    Account,
     Certificate,
     Challenge,
     Goodbye,
@@ -49,6 +52,7 @@ from appliance.fleet.messages import (
     shown,
 )
 from appliance.fleet.watch import BURST_NAMES, BURST_OCTETS, Observer, WatchedServer, WatchState
+from appliance.tunnel.account import sign as sign_account
 from appliance.tunnel.certificates import SERVICE_NAME, Peer, Role, examine, issue_client
 from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
@@ -64,10 +68,16 @@ SECOND = issue_client(CA, client_id="c2", names=[WWW], service_name=SERVICE_NAME
 STRANGER = issue_client(OTHER_CA, client_id="c1", names=[WWW], service_name=SERVICE_NAME, wall=WALL)
 WHOLE = [10**9]
 VALUE = "v" * 43
+INSTANCE, URL = "0" * 32, "https://ca.test/1"
 
 
 def signed(name: str, value: str = VALUE) -> str:
     return sign(CLIENT.key, name, value)
+
+
+def account(certificate: Certificate, url: str = URL, at: int = 7) -> Account:
+    made = sign_account(CLIENT.key, INSTANCE, at, url, ("ca.test",))
+    return Account(INSTANCE, url, ("ca.test",), at, made, certificate.fingerprint)
 
 
 def granted(certificate: x509.Certificate) -> Peer:
@@ -222,6 +232,40 @@ def test_a_challenge_goes_to_the_nameserver_and_is_taken_back() -> None:
         ChallengeWithdrawn("a.apps.example.org", VALUE),
         ChallengeSaid(WWW, VALUE, 1),
     ]
+
+
+def test_an_account_follows_the_snapshot_and_holds_no_certificate() -> None:
+    pair = Pair({WWW: SHOWN})
+    pair.server.account(account(SHOWN), SHOWN)
+    octets = pair.server.data_to_send()
+    assert octets.count(b'"certificate"') == 1
+    said = AccountSaid(
+        "c1", INSTANCE, CLIENT.certificate.serial_number, (WWW, WILD), EXPIRES, URL, ("ca.test",), 7
+    )
+    assert pair.observer.receive(octets, 0.0) == [GREETED, SnapshotTaken({WWW: EXPIRES}), said]
+    pair.server.not_serving(WWW)
+    for _ in range(2):
+        pair.server.account(account(SHOWN), SHOWN)
+    octets = pair.server.data_to_send()
+    assert octets.count(b'"certificate"') == 2, "shown for each"
+    assert pair.observer.receive(octets, 0.0) == [ServingStopped(WWW), said, said]
+    assert pair.observer.receive(BY_SERVER.encode(account(SHOWN)), 0.0) == [
+        Ended(WatchEnd.MALFORMED, "account: its certificate was not shown")
+    ]
+
+
+def test_a_nameserver_checks_itself_whose_an_account_is() -> None:
+    pair = Pair()
+    pair.speak()
+    pair.at_observer.clear()
+    stranger = shown(STRANGER.certificate)
+    pair.server.account(account(stranger), stranger)
+    pair.server.account(account(shown(SECOND.certificate)), shown(SECOND.certificate))  # c1 has signed it
+    pair.server.account(dataclasses.replace(account(SHOWN), url="https://ca.test/thief"), SHOWN)
+    pair.speak()
+    first, *others = pair.at_observer
+    assert isinstance(first, AccountRefused)
+    assert others == [AccountRefused("c2 has not signed it"), AccountRefused("c1 has not signed it")]
 
 
 def test_a_nameserver_checks_itself_whose_a_challenge_is() -> None:
@@ -502,6 +546,10 @@ class Names(RuleBasedStateMachine):
     @rule(name=NAME, certificate=CERTIFICATE)
     def challenge(self, name: str, certificate: Certificate) -> None:
         self.pair.server.challenge(name, VALUE, 600, signed(name), certificate)
+
+    @rule(certificate=CERTIFICATE)
+    def account(self, certificate: Certificate) -> None:
+        self.pair.server.account(account(certificate), certificate)
 
     @rule(name=NAME)
     def challenge_over(self, name: str) -> None:

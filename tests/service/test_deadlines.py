@@ -52,6 +52,9 @@ def test_who_is_late_may_begin_again_and_end_others() -> None:
     deadlines.add("second")
     clock.advance(5)
     assert (late, deadlines.oldest(), len(deadlines)) == (["first"], "third", 1)
+    deadlines.add("fourth")
+    assert (deadlines.oldest(), deadlines.newest()) == ("third", "fourth")
+    deadlines.discard("fourth")
     clock.advance(5)
     assert late == ["first", "third"]
 

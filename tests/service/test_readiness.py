@@ -188,3 +188,36 @@ async def test_while_only_sockets_are_busy_the_turn_goes_on_and_everything_else_
     assert played > 1000
     for sock in (near, far, other, told):
         sock.close()
+
+
+def test_who_has_little_to_do_goes_between_two_that_were_cut_short() -> None:
+    with turning() as (reactor, readiness):
+        near, far = tcp_pair()
+        order: list[str] = []
+        readiness.register(near, lambda events: order.append("small") if events & READABLE else None)
+        reactor.turn()
+
+        def bulky() -> None:
+            order.append("bulky")
+            if len(order) == 1:
+                far.send(b"x")
+
+        for _ in range(3):
+            readiness.again(bulky)
+        reactor.advance(0)
+        assert order == ["bulky", "small", "bulky", "bulky"]
+        for sock in (near, far):
+            readiness.forget(sock)
+            sock.close()
+
+
+def test_the_reactor_gets_its_turn_though_there_is_much_to_do() -> None:
+    with turning() as (reactor, readiness):
+        calls: list[int] = []
+        due: list[int] = []
+        for number in range(100):
+            readiness.again(lambda number=number: calls.append(number))  # type: ignore[misc]
+        reactor.callLater(0, lambda: due.append(len(calls)))
+        reactor.advance(0)
+        assert due[0] < 20
+        assert calls == list(range(100))

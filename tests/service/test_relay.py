@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.service.readiness import Readiness
-from appliance.service.relay import Ended, Relay, Wire, reset_on_close
+from appliance.service.relay import Ended, Pipes, Relay, Wire, reset_on_close
 from tests.effort import examples
 from tests.service.turning import Turning, tcp_pair, turning
 
@@ -189,6 +189,28 @@ def test_a_peer_that_does_not_read_stops_the_one_that_sends(ends: Ends) -> None:
     assert len(ends.receive(ends.right, sent)) == sent
 
 
+def test_a_small_request_goes_before_bulky_ones() -> None:
+    with turning() as (reactor, readiness):
+        bulky = [join(reactor, readiness) for _ in range(8)]
+        small = join(reactor, readiness)
+        for ends in bulky:
+            ends.left.send(b"x" * 100_000)
+            assert len(ends.receive(ends.right, 100_000)) == 100_000
+        relays = [pair for ends in bulky for pair in ends.relay.joined]
+        before = [pair.from_a.octets + pair.from_b.octets for pair in relays]
+        for ends in bulky:
+            ends.left.send(b"x" * 1_000_000)
+        small.left.send(b"small")
+        readiness.doRead()
+        assert small.right.recv(10) == b"small"
+        moved = [pair.from_a.octets + pair.from_b.octets for pair in relays]
+        assert max(now - then for now, then in zip(moved, before, strict=True)) <= 1 << 16
+        for ends in (*bulky, small):
+            ends.relay.stop()
+            ends.left.close()
+            ends.right.close()
+
+
 @pytest.mark.parametrize("buffers", [None, 4096])
 def test_bulk_both_ways_at_once(buffers: int | None) -> None:
     size = 3_000_000 if buffers is None else 300_000
@@ -318,3 +340,20 @@ def test_any_wires_and_sizes(sizes: list[int], outward: int, inward: int, choppy
         ends.relay.stop()
         assert ends.relay.pipes.open == 0
     assert sockets() == before
+
+
+def test_pipes_that_are_not_needed_are_closed_though_others_are() -> None:
+    with turning() as (reactor, _):
+        pipes = Pipes(reactor)
+        borrowed = [pipes.borrow() for _ in range(3)]
+        for pipe in borrowed:
+            assert pipe is not None
+            pipes.give_back(pipe, clean=True)
+        for _ in range(12):
+            pipe = pipes.borrow()
+            assert pipe is not None
+            reactor.advance(1)
+            pipes.give_back(pipe, clean=True)
+        assert pipes.open == 1
+        pipes.close()
+        assert pipes.open == 0

@@ -123,3 +123,17 @@ def test_the_rest_is_heard_at_the_end(clock: Clock, made: Making) -> None:
     other.share.received(b"hello")
     assert other.heard == [b"hello"]
     other.share.finish()
+
+
+def test_what_is_said_while_another_is_heard_comes_next_and_not_in_between(clock: Clock) -> None:
+    shares, order = Shares(clock), list[str]()
+    above = shares.share(lambda octets: order.append("above"), StringTransport())
+
+    def hear(octets: bytes) -> None:
+        order.append("below begins")
+        above.received(octets)
+        order.append("below ends")
+
+    below = shares.share(hear, StringTransport())
+    below.received(b"hello")
+    assert order == ["below begins", "below ends", "above"]

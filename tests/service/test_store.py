@@ -123,7 +123,7 @@ def test_a_state_file_of_an_older_schema_is_brought_to_this_one(path: Path, stor
     store.close()
     with sqlite3.connect(path) as other:
         tables = ("amendments", "accepted", "copied", "confirmed", "peers")
-        for table in (*tables, "own_secret", "enrolled", "introduced", "renewals"):
+        for table in (*tables, "own_secret", "enrolled", "introduced", "renewals", "accounts"):
             other.execute(f"DROP TABLE {table}")
         other.execute("PRAGMA user_version = 1")
     other.close()
@@ -386,4 +386,15 @@ def test_tunnel_servers_enrolled_and_introduced_are_kept(path: Path, store: Stor
     for each in (store, _reopened(path, store)):
         assert each.enrolled() == {"s2": SERVER.addresses}
         assert each.introduced() == {"s2": "two"}
+    each.close()
+
+
+def test_accounts_are_kept(path: Path, store: Store) -> None:
+    store.keep_account("c1", "i1", "one")
+    store.keep_account("c1", "i1", "two")
+    store.keep_account("c1", "i2", "three")
+    store.forget_account("c1", "i2")
+    store.forget_account("c2", "i1")
+    for each in (store, _reopened(path, store)):
+        assert each.accounts() == ["two"]
     each.close()

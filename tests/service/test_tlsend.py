@@ -194,7 +194,7 @@ def test_a_full_socket_holds_one_write_and_no_more() -> None:
             sent += pair.end.send(body[sent:])
         except BlockingIOError:
             refusals += 1
-            assert len(pair.end._sealed) + pair.end._out.pending < (1 << 16) + 4096
+            assert len(pair.end._waiting) + pair.end._out.pending < (1 << 16) + 4096
             pair.visitor.go_on()
     pair.until(pair.end.flush)
     pair.until(lambda: len(pair.visitor.got) >= len(body))

@@ -128,7 +128,7 @@ def test_what_the_socket_does_not_take_is_held_and_bounded(pair: Pair) -> None:
         while True:
             taken += pair.client.send(b"x" * (1 << 20))
     assert not pair.client.flush()
-    assert len(pair.client._sealed) < 4 * 65536
+    assert len(pair.client._waiting) < 4 * 65536
     got = 0
 
     def drained() -> bool:

@@ -7,13 +7,13 @@ import re
 import pytest
 
 from appliance.tunnel.challenge import (
-    SIGNATURE_PATTERN,
     VALUE_PATTERN,
     is_signed,
     may_be_challenged,
     owner_of,
     sign,
 )
+from appliance.tunnel.signature import SIGNATURE_PATTERN
 from tests.tunnel.authority import CLIENT, SERVER
 
 LONG = ".".join(["a" * 60] * 3 + ["b" * 54])  # 237 octets: with the label before it 253

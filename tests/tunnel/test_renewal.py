@@ -25,7 +25,6 @@ from appliance.tunnel.certificates import (
     issue_client,
     read_peer,
 )
-from appliance.tunnel.challenge import SIGNATURE_PATTERN
 from appliance.tunnel.lines import MAX_LINE_OCTETS
 from appliance.tunnel.renewal import (
     PEM_PATTERN,
@@ -42,6 +41,7 @@ from appliance.tunnel.renewal import (
     share_of,
     take,
 )
+from appliance.tunnel.signature import SIGNATURE_PATTERN
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, SERVER, WALL
 
 DAYS_90 = issue_client(

@@ -17,6 +17,8 @@ from appliance.tunnel.session import (
     MAX_UNSENT_OCTETS,
     PING_SECONDS,
     SERVER_ROWS,
+    AccountSaid,
+    CertificateMissed,
     ChallengeDenied,
     ChallengeSaid,
     ChallengeWithdrawn,
@@ -154,6 +156,51 @@ def test_a_challenge_of_a_name_that_is_not_granted_is_refused_and_the_link_goes_
     assert (denied.name, denied.value) == (name, VALUE)
     assert name in denied.text
     assert wire.server.state is State.OPEN
+
+
+def test_an_account_and_missing_certificates_reach_the_server() -> None:
+    wire = begun(www_example_org=BOTH)
+    wire.client.account("https://ca.test/1", ("ca.test",), 7, "sig=")
+    wire.client.uncertified("www.example.org", "the CA says:\nno" + "x" * 400, 5)
+    wire.client.uncertified("a.apps.example.org", "not yet", 6)
+    wire.client.uncertified("bank.example.org", "not granted", 6)
+    wire.carry()
+    why = ("the CA says:?no" + "x" * 400)[:300]
+    assert wire.events() == (
+        [],
+        [
+            AccountSaid("https://ca.test/1", ("ca.test",), 7, "sig="),
+            CertificateMissed("www.example.org", why),
+            CertificateMissed("a.apps.example.org", "not yet"),
+        ],
+    )
+    wire.client.certified("www.example.org")
+    wire.client.certified("strange.example.org")
+    wire.client.uncertified("a.apps.example.org", "still not", 6)
+    wire.carry()
+    assert {name: (one.text, one.since) for name, one in wire.server.uncertified.items()} == {
+        "a.apps.example.org": ("still not", 6)
+    }
+
+
+def test_no_more_certificates_are_missing_than_there_are_names_in_a_session() -> None:
+    wire = begun(www_example_org=BOTH)
+    for number in range(MAX_NAMES + 1):
+        wire.client.uncertified(f"n{number}.apps.example.org", "no", 1)
+        wire.carry()
+    wire.client.uncertified("n0.apps.example.org", "another no", 1)
+    wire.carry()
+    assert len(wire.server.uncertified) == MAX_NAMES
+    assert wire.server.uncertified["n0.apps.example.org"].text == "another no"
+
+
+def test_nothing_is_said_of_accounts_and_certificates_before_the_welcome() -> None:
+    session = client(www_example_org=BOTH)
+    said(session)
+    session.account("https://ca.test/1", (), 7, "sig=")
+    session.uncertified("www.example.org", "no", 5)
+    session.certified("www.example.org")
+    assert said(session) == []
 
 
 def test_nothing_is_said_of_challenges_before_the_welcome() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from appliance.tunnel import (
+    account,
     certificates,
     challenge,
     discovery,
@@ -74,6 +79,16 @@ def test_sealed_header() -> None:
     keys, preface = lane_keys(VECTORS["exported"]), read_preface(VECTORS["preface"])
     assert seal_header(keys, preface, VECTORS["proxy"]) == VECTORS["sealed"]
     assert SealedHeader(keys, preface).feed(VECTORS["sealed"] + b"hello") == (VECTORS["proxy"], b"hello")
+
+
+def test_a_signed_account() -> None:
+    octets = BLOCKS["text account octets"].rstrip("\n").encode()
+    issuers = ("ca.example", "ca.example.net")
+    instance = "00112233445566778899aabbccddeeff"
+    assert account.signed_octets(instance, 1796083200, "https://ca.example/acct/17", issuers) == octets
+    key = load_pem_public_key(BLOCKS["text account key"].encode())
+    assert isinstance(key, EllipticCurvePublicKey)
+    key.verify(base64.b64decode(BLOCKS["text account signature"]), octets, ECDSA(SHA256()))
 
 
 @pytest.mark.parametrize("key", TXT)

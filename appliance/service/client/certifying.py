@@ -6,7 +6,7 @@ certificate and its key before they are shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -16,7 +16,7 @@ from typing import Protocol as Shape
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from appliance.dns.caa import Caa, caa_permits
+from appliance.dns.caa import Caa, Verdict, caa_permits
 from appliance.service.client.acmestate import AcmeState
 from appliance.service.client.challenges import ChallengeNotPublished
 from appliance.service.client.issuer import IssuerFailed, IssuerLimits, IssuerRefused, IssuerSilent, Seen
@@ -42,6 +42,9 @@ from appliance.tunnel.names import is_wildcard
 
 #: Between two looks at an order that the CA works on, unless it says when: the library acme's own.
 POLL_SECONDS = 1.0
+#: For a first look at CAA records that are bound to our account, which nameservers have just been told of: a
+#: resolver may have those of before for a live TTL and as much more where it asks another one.
+CAA_SECONDS = 45.0
 #: A CA that has not decided by then is asked again after a pause. Let's Encrypt takes some seconds.
 DECISION_SECONDS = 120.0
 
@@ -76,6 +79,14 @@ class Asked(Shape):
     def window(self, certificate: str) -> tuple[tuple[datetime, datetime], float] | None: ...
 
 
+class Told(Shape):
+    """Who tells servers (``telling.Telling``)."""
+
+    def account(self, url: str, issuers: Sequence[str]) -> None: ...
+    def uncertified(self, name: str, why: str) -> None: ...
+    def certified(self, name: str) -> None: ...
+
+
 class Running(Shape):
     """What runs calls that block (``aside.Aside``)."""
 
@@ -95,6 +106,7 @@ class Issuing:
     aside: Running
     wall: Callable[[], datetime]
     chance: Callable[[float, float], float]
+    telling: Told
 
 
 class Certifying:
@@ -166,6 +178,7 @@ class Certifying:
             seen = await self._call(partial(ca.look, order.url))
         else:
             seen = await self._call(partial(self._place, self._issuance.ledger, order, self._replaced()))
+        self._shared.telling.account(ca.account, ca.caa_identities)
         self._seen = self._not_invalid(seen)
         return Placed(seen.url) if seen.status == "pending" else Validated(seen.url)
 
@@ -189,24 +202,30 @@ class Certifying:
 
     async def _check_caa(self) -> None:
         """Better a no here than the CA's, which is counted. A CA that does not say what CAA records call it
-        has to look itself.
+        has to look itself. Records that are for other accounts may soon be for ours as well.
         """
+        reactor = self._shared.reactor
+        until = reactor.seconds() + CAA_SECONDS
+        while not (verdict := await self._permitted()):
+            if not verdict.for_others or reactor.seconds() + POLL_SECONDS > until:
+                raise IssuerSilent(verdict.why)
+            await deferLater(reactor, POLL_SECONDS)
+
+    async def _permitted(self) -> Verdict:
         ca = self._shared.ca
         if not ca.caa_identities:
-            return
+            return Verdict(True)
         try:
             records = await self._shared.challenges.caa(self._name)
         except LookupFailed as failed:
             raise IssuerSilent(f"CAA records cannot be looked up: {failed}") from None
-        verdict = caa_permits(
+        return caa_permits(
             records,
             ca.caa_identities,
             wildcard=is_wildcard(self._name),
             account_uri=ca.account,
             method="dns-01",
         )
-        if not verdict:
-            raise IssuerSilent(verdict.why)
 
     async def _validate(self) -> Event:
         seen = self._seen

@@ -50,6 +50,8 @@ class Issuances:
         awaited = [name for name, one in self._names.items() if not one.read()]
         if hindrance:
             self.log.error("certificates are neither got nor renewed: {why}", why=hindrance)
+            for name in awaited:
+                self._shared.telling.uncertified(name, hindrance)
             return
         self._running = True
         if awaited:
@@ -89,6 +91,7 @@ class Issuances:
 
     def failed(self, name: str, words: str, pause: float, expires: object) -> None:
         """Say why there is no certificate, once."""
+        self._shared.telling.uncertified(name, words)
         if self.complaints.new(name, words):
             self.log.warn(
                 "{name}: no certificate from {ca} yet: {words}; trying again in {pause}, {meanwhile}",
@@ -104,6 +107,7 @@ class Issuances:
     def issued(self, name: str, expires: object) -> None:
         """Say that there is one."""
         self.complaints.over(name)
+        self._shared.telling.certified(name)
         self.log.info(
             "{name}: a certificate from {ca} is in use, good until {expires:%Y-%m-%d}",
             name=name,
@@ -215,7 +219,8 @@ class _Name:
 
     def _told(self, answer: tuple[Any, float] | None) -> None:
         self._asking = None
-        lifetime = self._issuance.lifetime
+        ca, lifetime = self._shared.ca, self._issuance.lifetime
+        self._shared.telling.account(ca.account, ca.caa_identities)
         pause = WINDOW_SECONDS
         if answer is not None and lifetime is not None:
             window, retry_after = answer

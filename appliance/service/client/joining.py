@@ -29,6 +29,7 @@ from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
 from appliance.service.client.revoked import Revoked
+from appliance.service.client.telling import Telling
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
 from appliance.service.readiness import Readiness
@@ -36,6 +37,7 @@ from appliance.service.relay import Relay
 from appliance.service.renewed import RenewedFiles
 from appliance.service.renewer import Renewer
 from appliance.settings import ClientSettings
+from appliance.tunnel.account import sign as sign_account
 from appliance.tunnel.certificates import Credential, read_certificate, read_credential
 from appliance.tunnel.challenge import sign
 from appliance.tunnel.crl import RevocationList
@@ -101,6 +103,7 @@ class TunnelClient(service.Service):
             resolvers=self._resolver.nameservers,
             sign=lambda name, value: sign(self._credential.key, name, value),
         )
+        self._telling: Telling | None = None
         self._joiner = Joiner()
         self._links: dict[ServerAddress, Link] = {}
         self._claims: dict[str, Link] = {}  # by server id: the link that may say hello to it
@@ -156,6 +159,11 @@ class TunnelClient(service.Service):
         if acme is None or not self._certified:
             return
         state = AcmeState(self._settings.state, acme.url)
+        self._telling = Telling(
+            lambda: self._links.values(),
+            lambda at, url, issuers: sign_account(self._credential.key, instance.id, at, url, issuers),
+            self._wall,
+        )
         shared = Issuing(
             self._reactor,
             Issuer(acme, state),
@@ -165,6 +173,7 @@ class TunnelClient(service.Service):
             Aside(self._reactor),
             self._wall,
             self._jitter,
+            self._telling,
         )
         self._issuances = Issuances(shared, self._certified, instance.id, acme.called)
         self._issuances.start(instance.trouble)
@@ -376,6 +385,8 @@ class TunnelClient(service.Service):
         self._joined.add(link)
         self._joiner.linked(link.address, server_id)
         self.challenges.welcomed(link)
+        if self._telling is not None:
+            self._telling.welcomed(link)
         self._review()
         if not link.is_current:  # it was being dialled when another certificate came
             self._join_again(link)

@@ -165,6 +165,11 @@ class Link(service.Service):
         if self._talk is None:
             self._dialling.stopService()
 
+    def tell(self, say: Callable[[ClientSession], None]) -> None:
+        """Have something said in the session, if the server is joined."""
+        if self._talk is not None:
+            self._talk.tell(say)
+
     def drain(self) -> None:
         """No new visitors; those that are here go on. The link is not dialled again when it ends."""
         self._is_draining = True
@@ -407,6 +412,11 @@ class _Talk(Protocol):
     def renew(self, request: Request) -> None:
         if self._session is not None:
             self._session.renew(request.request, request.signature)
+            self._write()
+
+    def tell(self, say: Callable[[ClientSession], None]) -> None:
+        if self._session is not None:
+            say(self._session)
             self._write()
 
     def drain(self) -> None:

@@ -78,8 +78,6 @@ class Terminating:
         try:
             if not self._wire.handshake():
                 return
-        except BlockingIOError:
-            return
         except OSError:
             self._fail()
             return

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from twisted.application.service import Service
@@ -18,9 +19,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.fleet.accounts import Account
 from appliance.fleet.known import KnownNames
+from appliance.fleet.mayissue import Issuers, MayIssue
 from appliance.fleet.membership import Group, Membership, Published, Standing
-from appliance.fleet.publish import Publication, may_be_published
+from appliance.fleet.publish import IssuersPublished, Publication, may_be_published
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.zonefiles import Zonefiles
 from appliance.service.store import SeenServer, Store, StoreFailed
@@ -42,7 +45,8 @@ class Registry(Service):
 
     `listed` are the addresses that the operator's settings name, those of a server in this process included;
     `introduced` tells of an id whether that server announces itself here instead; `discovery` is the name
-    that lists the servers (each apex without one). The store is open and the zones are loaded when the
+    that lists the servers (each apex without one); `issuers` are the CAs that may issue, and `accounts` tells
+    those of a name's clients. The store is open and the zones are loaded when the
     service starts; after that the first answer is right.
     """
 
@@ -58,6 +62,8 @@ class Registry(Service):
         introduced: Callable[[str], bool] = lambda server_id: False,
         discovery: str | None = None,
         private_addresses: bool = False,
+        issuers: Sequence[Issuers] = (),
+        accounts: Callable[[str], list[Account]] = lambda name: [],
         wall: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
@@ -67,6 +73,9 @@ class Registry(Service):
         self._introduced = introduced
         self._discovery = discovery
         self._private_addresses = private_addresses
+        self._issuers = issuers
+        self._accounts = accounts
+        self._may_issue = IssuersPublished()
         self._wall = wall
         self._membership = Membership()
         self._known = KnownNames()
@@ -246,6 +255,10 @@ class Registry(Service):
         self._dirty = None
         self._publish()
 
+    def accounts_changed(self, names: Iterable[str]) -> None:
+        """The accounts of these names' clients are others than before."""
+        self._soon(names)
+
     def status(self) -> dict[str, Any]:
         """Plain values for the operator."""
         now = self._reactor.seconds()
@@ -347,9 +360,18 @@ class Registry(Service):
         dirty, self._dirty = self._dirty, set()
         names = {*self._known, *self._groups} if dirty is None else dirty
         self._is_laying, self._has_more = True, False
+        may_issue = MayIssue(
+            self._issuers, self._zonefiles.apexes, self._known.__contains__, self._accounts
+        )
         changed = self._zonefiles.change(
-            publication.changes(map(self._grouped, names), self._listing),
-            lambda: publication.sets({id(group): group for group in self._groups.values()}.values()),
+            chain(
+                publication.changes(map(self._grouped, names), self._listing),
+                self._may_issue.changes(names, may_issue),
+            ),
+            lambda: {
+                **publication.sets({id(group): group for group in self._groups.values()}.values()),
+                **self._may_issue.sets(),
+            },
         )
         self._listing = publication.listing
         self._keep(published.addresses)

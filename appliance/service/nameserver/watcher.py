@@ -20,6 +20,8 @@ from twisted.python.failure import Failure
 
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
+    AccountRefused,
+    AccountSaid,
     ChallengeSaid,
     ChallengeWithdrawn,
     NameRefused,
@@ -119,6 +121,7 @@ class Watcher(Service):
         self.carrying = Carrying(reactor, self._renewing, ASKED_ON_SECONDS)
         self.renew: Renew = _nobody_renews
         self.renewer_came: Callable[[], None] = _nobody
+        self.account_said: Callable[[AccountSaid], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -169,6 +172,10 @@ class Watcher(Service):
     def on_renewals(self, renew: Renew, came: Callable[[], None]) -> None:
         """`renew` gets what servers ask for; `came()`: one more can be asked."""
         self.renew, self.renewer_came = renew, came
+
+    def on_accounts(self, said: Callable[[AccountSaid], None]) -> None:
+        """`said` hears of the accounts of clients."""
+        self.account_said = said
 
     def greeted(self, server_id: str, boot: str) -> None:
         """A watch has met this start of this server."""
@@ -263,6 +270,10 @@ class _Follower:
                     self._watcher.challenge_said(self._server_id, name, value, seconds)
                 case ChallengeWithdrawn(name, value):
                     self._watcher.challenge_withdrawn(self._server_id, name, value)
+                case AccountSaid():
+                    self._watcher.account_said(event)
+                case AccountRefused(text):
+                    self._complaints.warn(self._server_id, f"says an account, which is not believed: {text}")
                 case ServerLeft():
                     registry.left(addresses, self._server_id, self.boot)
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener, IProtocol
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.protocols.tls import TLSMemoryBIOFactory
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from appliance.service import keepalive
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
+from appliance.service.shares import Shares
 from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import CertificateRefused, Peer, Role
 from appliance.tunnel.messages import Goodbye, encode
@@ -43,18 +45,21 @@ class Adoption:
         reactor: Any,
         readiness: Readiness,
         tls: ServerTls,
+        shares: Shares,
         *,
         examine: Callable[[Any, Role, datetime], Peer],
         protocols: dict[bytes, tuple[Role, Callable[[Peer], IProtocol]]],
         complaints: FewLines,
     ) -> None:
-        """``protocols``: for each ALPN its peers' role and what makes the protocol for one of them.
+        """``shares``: the turns that the octets of all of them take. ``protocols``: for each ALPN its peers'
+        role and what makes the protocol for one of them.
 
         ``examine(certificate, role, wall)`` answers with the peer or raises CertificateRefused.
         """
         self._reactor = reactor
         self._readiness = readiness
         self._tls = tls
+        self._shares = shares
         self._examine = examine
         self._protocols = protocols
         self._complaints = complaints
@@ -71,6 +76,7 @@ class Adoption:
             return
         doorstep = _Doorstep(self)
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
+        tls.protocol = partial(_TlsInTurns, self._shares)  # type: ignore[assignment] # called, no more
         try:
             sock.getpeername()  # asked first: Twisted asks behind a duplicate that it would leave open
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -119,6 +125,23 @@ class _Once(Factory):
 
     def buildProtocol(self, addr: object) -> Protocol:
         return self._protocol
+
+
+class _TlsInTurns(BufferingTLSTransport):
+    """TLS whose octets are heard in turns: each half of a handshake takes a millisecond or two, and where a
+    herd comes back the visitors have theirs in between.
+    """
+
+    def __init__(self, shares: Shares, *made: Any) -> None:
+        super().__init__(*made)
+        self._share = shares.share(super().dataReceived, self)
+
+    def dataReceived(self, data: bytes) -> None:
+        self._share.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._share.finish()
+        super().connectionLost(reason)
 
 
 @implementer(IHandshakeListener)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -26,6 +26,7 @@ from appliance.fleet.pace import Pace
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Joined
+from appliance.service.server.accounts import AccountRefused, Accounts
 from appliance.service.server.challenges import ChallengeRefused, Challenges
 from appliance.service.server.lanes import SessionLanes
 from appliance.service.shares import Shares
@@ -33,10 +34,13 @@ from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
 from appliance.tunnel.herd import spread_seconds
 from appliance.tunnel.lane import EXPORTED_OCTETS, EXPORTER_LABEL, lane_keys
+from appliance.tunnel.messages import Uncertified
 from appliance.tunnel.renewal import RenewalRefused, Request
 from appliance.tunnel.routes import Routes
 from appliance.tunnel.session import (
     PING_SECONDS,
+    AccountSaid,
+    CertificateMissed,
     ChallengeDenied,
     ChallengeSaid,
     ChallengeWithdrawn,
@@ -105,6 +109,7 @@ class Links:
         serving: Callable[[str, bytes], None],
         not_serving: Callable[[str], None],
         challenges: Challenges,
+        accounts: Accounts,
         session_ended: SessionSeen,
         complaints: FewLines,
         revocations: Revocations,
@@ -125,6 +130,7 @@ class Links:
         self._serving = serving
         self._not_serving = not_serving
         self.challenges = challenges
+        self.accounts = accounts
         self._session_ended = session_ended
         self._complaints = complaints
         self.revocations = revocations
@@ -136,6 +142,7 @@ class Links:
         self._links: dict[Session, _Link] = {}
         self._addresses: Counter[str] = Counter()
         self._by_instance: dict[tuple[str, str], Session] = {}
+        self._instances: Counter[str] = Counter()  # of each client
         self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
 
     def protocol_for(self, peer: Peer) -> IProtocol:
@@ -192,6 +199,14 @@ class Links:
             for session in self.sessions.values()
         ]
 
+    def uncertified(self) -> list[dict[str, Any]]:
+        """Plain values for the operator: the names for which a client has got no certificate."""
+        return [
+            {"name": name, "client": session.peer.id, "since": one.since, "why": one.text}
+            for session in self.sessions.values()
+            for name, one in self._links[session].uncertified.items()
+        ]
+
     def _begin(self, link: _Link, session: Session) -> None:
         self.sessions[session.id] = session
         self._links[session] = link
@@ -217,10 +232,11 @@ class Links:
             session.joined, old.joined = old.joined, set()
             self._links[old].goodbye("replaced", "the same client instance has come again")
             self._over(old, silent=False)
-        elif sum(1 for client, _ in self._by_instance if client == session.peer.id) >= _INSTANCES_AT_MOST:
+        elif self._instances[session.peer.id] >= _INSTANCES_AT_MOST:
             return False
         session.instance = instance
         self._by_instance[key] = session
+        self._instances[session.peer.id] += 1
         if self._is_draining:
             self._drain(self._links[session])
         if key in self._orphans:
@@ -265,13 +281,13 @@ class Links:
         """The session serves nobody any more."""
         if self.sessions.pop(session.id, None) is None:
             return
+        self.accounts.over(session.id)
         address = self._links.pop(session).address
-        self._addresses[address] -= 1
-        if not self._addresses[address]:
-            del self._addresses[address]
+        _take_one(self._addresses, address)
         key = (session.peer.id, session.instance)
         if self._by_instance.get(key) is session:
             del self._by_instance[key]
+            _take_one(self._instances, session.peer.id)
             if silent and session.joined:
                 timer = self.reactor.callLater(_ORPHANS_SECONDS, self._give_orphans_up, key)
                 self._orphans[key] = (session.joined, timer)
@@ -342,6 +358,11 @@ class _Link(Protocol):
         """The names that are registered on this link."""
         return list(self._machine.offers)
 
+    @property
+    def uncertified(self) -> Mapping[str, Uncertified]:
+        """The names for which this client has got no certificate."""
+        return self._machine.uncertified
+
     def goodbye(self, reason: str, text: str) -> None:
         """Say why the link ends, and end it."""
         if not self._closing:
@@ -401,6 +422,10 @@ class _Link(Protocol):
                 links.challenges.withdraw(self._peer, event.name, event.value)
             elif isinstance(event, ChallengeDenied):
                 links._complaints.warn(self._peer.id, f"a challenge of {event.name} refused: {event.text}")
+            elif isinstance(event, AccountSaid):
+                self._account_said(event)
+            elif isinstance(event, CertificateMissed):
+                links._complaints.warn(self._peer.id, f"{event.name}: no certificate: {event.text}")
             elif isinstance(event, NameRefused):
                 links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
             elif isinstance(event, Ended):
@@ -442,6 +467,13 @@ class _Link(Protocol):
             self._flush()
             self._links._complaints.warn(self._peer.id, f"its certificate is not renewed: {text}")
 
+    def _account_said(self, event: AccountSaid) -> None:
+        session = self.session
+        try:
+            self._links.accounts.say(session.id, self._peer, session.instance, event)
+        except AccountRefused as error:
+            self._links._complaints.warn(self._peer.id, f"an account refused: {error}")
+
     def _take(self, crl_pem: bytes) -> bool:
         """Take over the list that the client brought; whether the link goes on."""
         links = self._links
@@ -482,6 +514,12 @@ class _Link(Protocol):
             self._links._dismiss(self.session, "expired", "the client's certificate has expired")
             return
         self._expiry = self._links.reactor.callLater(min(left, _EXPIRY_LOOK_SECONDS), self._look_at_expiry)
+
+
+def _take_one(counted: Counter[str], key: str) -> None:
+    counted[key] -= 1
+    if not counted[key]:
+        del counted[key]
 
 
 def _nonce() -> str:

@@ -21,6 +21,7 @@ from appliance.service.accesslog import AccessLog
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.adoption import Adoption
 from appliance.service.server.challenges import Challenges
 from appliance.service.server.entry import ALPN_LANE, ALPN_LINK, ALPN_WATCH, Entry
@@ -63,6 +64,7 @@ class TunnelServer(Service):
         not_serving: Callable[[str], None],
         challenges: Challenges,
         renew: Renew,
+        accounts: Accounts,
         limits: Limits = _LIMITS,
         access_log: Path | None = None,
         access_log_format: str = "plain",
@@ -73,8 +75,8 @@ class TunnelServer(Service):
         ``known_as`` tell whether, and as what, a host was ever served;
         ``watch_for`` makes the protocol of a nameserver's watch; ``serving(name, certificate_pem)`` and
         ``not_serving(name)`` tell of a name's first and last session, ``challenges`` what is to be
-        published for certificates; ``renew`` is what clients ask that of. Without ``access_log`` there is
-        none.
+        published for certificates, ``accounts`` whose they will be; ``renew`` is what clients ask that of.
+        Without ``access_log`` there is none.
         """
         self._reactor = reactor
         self._identity = identity
@@ -127,6 +129,7 @@ class TunnelServer(Service):
             serving=self._name_served,
             not_serving=not_serving,
             challenges=challenges,
+            accounts=accounts,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
             revocations=revocations,
@@ -170,6 +173,7 @@ class TunnelServer(Service):
             self._reactor,
             self._readiness,
             tls,
+            self._links.shares,
             examine=self._examine,
             protocols={
                 ALPN_LINK: (Role.CLIENT, self._links.protocol_for),
@@ -236,6 +240,7 @@ class TunnelServer(Service):
             "sessions": self._links.status(),
             "joined": len(self._relay.joined),
             "challenges": self._links.challenges.status(),
+            "uncertified": self._links.uncertified(),
             "entry": self._gate.status(),
             "visitors": self._ledger.status(),
             **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),

@@ -38,6 +38,7 @@ from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.fleet.watch import WatchedServer
 from appliance.service.carrying import Carrying, End
 from appliance.service.fewlines import FewLines
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.challenges import Challenges
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
@@ -96,6 +97,7 @@ class Watches(Service):
         self.carrying = Carrying(reactor, self._renewing)
         self.renew: Renew = _nobody_renews
         self.renewer_came: Callable[[], None] = _asleep
+        self.accounts = Accounts(self._machines, self._flush)
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -186,6 +188,7 @@ class Watches(Service):
             crl=self.revocations.revoked.number,
         )
         self.challenges.say_all(machine)
+        self.accounts.say_all(machine)
         return machine
 
     def opened(self, watch: _Watch) -> None:

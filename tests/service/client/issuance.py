@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -134,6 +134,23 @@ class Published:
         return fail(self.records) if isinstance(self.records, Exception) else succeed(self.records)
 
 
+class Heard:
+    """What servers were told."""
+
+    def __init__(self) -> None:
+        self.accounts: list[tuple[str, tuple[str, ...]]] = []
+        self.missing: dict[str, str] = {}
+
+    def account(self, url: str, issuers: Sequence[str]) -> None:
+        self.accounts.append((url, tuple(issuers)))
+
+    def uncertified(self, name: str, why: str) -> None:
+        self.missing[name] = why
+
+    def certified(self, name: str) -> None:
+        self.missing.pop(name, None)
+
+
 class AtOnce:
     """No thread."""
 
@@ -154,7 +171,7 @@ def shared(directory: Path, clock: Calendar) -> tuple[Issuing, ScriptedCa, Publi
     tickets = Tickets(directory)
     tickets.renew(clock.wall())
     made = Issuing(
-        clock, ca, state, published, Keypairs(tickets), AtOnce(), clock.wall, lambda low, high: high
+        clock, ca, state, published, Keypairs(tickets), AtOnce(), clock.wall, lambda low, high: high, Heard()
     )
     return made, ca, published
 

@@ -11,7 +11,13 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from appliance.dns.caa import Caa
 from appliance.service.client.acmestate import AcmeState
-from appliance.service.client.certifying import DECISION_SECONDS, POLL_SECONDS, Certifying, Issuing
+from appliance.service.client.certifying import (
+    CAA_SECONDS,
+    DECISION_SECONDS,
+    POLL_SECONDS,
+    Certifying,
+    Issuing,
+)
 from appliance.service.client.challenges import ChallengeNotPublished
 from appliance.service.client.issuer import IssuerLimits, IssuerRefused, IssuerSilent, Seen
 from appliance.service.client.resolver import LookupFailed
@@ -24,7 +30,7 @@ from appliance.tunnel.issuance import (
     State,
 )
 from appliance.tunnel.issuanceledger import Ledger
-from tests.service.client.issuance import NOON, WWW, Calendar, Published, ScriptedCa, shared
+from tests.service.client.issuance import NOON, WWW, Calendar, Heard, Published, ScriptedCa, shared
 
 ORDER = "https://ca.test/order/1"
 
@@ -38,6 +44,8 @@ class Attempt:
         self.ca: ScriptedCa
         self.published: Published
         self.shared, self.ca, self.published = shared(directory, self.clock)
+        assert isinstance(self.shared.telling, Heard)
+        self.heard = self.shared.telling
         self.issuance = Issuance(Ledger(), None, 0.0)
         self.words = ""
 
@@ -267,7 +275,6 @@ def test_a_ca_without_dns_01(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) 
     [
         ((Caa(0, "issue", "other.test"),), "CAA: issue 'other.test' is not for ca.test"),
         ((Caa(0, "issue", "ca.test; validationmethods=http-01"),), "is not for dns-01"),
-        ((Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/2"),), "is not for the account"),
         (LookupFailed("no resolver answers"), "CAA records cannot be looked up: no resolver answers"),
     ],
 )
@@ -283,6 +290,30 @@ def test_caa_records_that_do_not_permit_it(
     attempt.run()
     assert attempt.ca.asked.count("place") == 1
     assert attempt.shared.keypairs.current[WWW]
+
+
+def test_records_for_other_accounts_are_looked_at_again_for_a_while(attempt: Attempt) -> None:
+    """The servers have been told of ours before, and nameservers may be about to publish it."""
+    attempt.published.records = (Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/2"),)
+    attempt.run(1)
+    assert attempt.heard.accounts == [("https://ca.test/account/1", ("ca.test",))]
+    assert attempt.published.live == []
+    ours = Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/1")
+    attempt.published.records = (*attempt.published.records, ours)
+    attempt.clock.advance(POLL_SECONDS)
+    assert attempt.published.live == [(WWW, "value-1")]
+
+
+def test_records_that_stay_for_other_accounts_end_the_attempt(attempt: Attempt) -> None:
+    attempt.published.records = (Caa(0, "issue", "ca.test; accounturi=https://ca.test/account/2"),)
+    running = attempt.run(int(CAA_SECONDS / POLL_SECONDS) - 1)
+    assert not running.called
+    attempt.clock.pump([POLL_SECONDS] * 2)
+    assert running.called
+    attempt.run(int(CAA_SECONDS / POLL_SECONDS) + 1)
+    assert "is not for the account https://ca.test/account/1" in attempt.words
+    assert attempt.ca.asked == ["place", "look"]
+    assert attempt.published.live == []
 
 
 def test_a_ca_without_a_name_in_caa_records_looks_itself(attempt: Attempt) -> None:

@@ -62,6 +62,7 @@ def main(directory: Path) -> None:
         not_serving=watches.not_serving,
         challenges=watches.challenges,
         renew=watches.renew_for,
+        accounts=watches.accounts,
     )
     server.startService()
     (name, *_) = read_peer(read_certificate(client)).names

@@ -18,6 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from appliance.service.server.accounts import Accounts
 from appliance.service.server.challenges import Challenges
 from appliance.service.server.tunnelserver import TunnelServer
 from appliance.tunnel.certificates import (
@@ -80,6 +81,8 @@ class Ground:
         self.answer: Deferred[str] = Deferred()
         self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
         self.challenges = Challenges(reactor, list, lambda: None)
+        self.watched: list[Any] = []
+        self.accounts = Accounts(lambda: self.watched, lambda: None)
         self.server = TunnelServer(
             reactor,
             server_id="s1",
@@ -99,6 +102,7 @@ class Ground:
             not_serving=lambda name: self.told.append(("not serving", name)),
             challenges=self.challenges,
             renew=self._renew,
+            accounts=self.accounts,
         )
         self.server.startService()
         self.clients: list[LinkOnly] = []
