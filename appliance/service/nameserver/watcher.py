@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from twisted.application.service import Service
 from twisted.logger import Logger
 
+from appliance.fleet.accounts import Account
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
     AccountRefused,
@@ -110,7 +111,7 @@ class Watcher(Service):
         self._greeted: Callable[[str, str], None] = _nobody
         self.challenge_said: Callable[[str, str, str, int], None] = _nobody
         self.challenge_withdrawn: Callable[[str, str, str], None] = _nobody
-        self.account_said: Callable[[AccountSaid], None] = _nobody
+        self.account_said: Callable[[Account], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -158,7 +159,7 @@ class Watcher(Service):
         """
         self.challenge_said, self.challenge_withdrawn = said, withdrawn
 
-    def on_accounts(self, said: Callable[[AccountSaid], None]) -> None:
+    def on_accounts(self, said: Callable[[Account], None]) -> None:
         """`said` hears of the accounts of clients."""
         self.account_said = said
 
@@ -250,8 +251,8 @@ class _Follower:
                     self._watcher.challenge_said(self._server_id, name, value, seconds)
                 case ChallengeWithdrawn(name, value):
                     self._watcher.challenge_withdrawn(self._server_id, name, value)
-                case AccountSaid():
-                    self._watcher.account_said(event)
+                case AccountSaid(account):
+                    self._watcher.account_said(account)
                 case AccountRefused(text):
                     self._complaints.warn(self._server_id, f"says an account, which is not believed: {text}")
                 case ServerLeft():
