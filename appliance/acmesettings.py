@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 import attrs
 
-from appliance.settingsfile import SettingsFile
+from appliance.settingsfile import SettingsFile, described
 
 PRODUCTION, STAGING = "production", "staging"
 DIRECTORIES = {
@@ -23,43 +22,39 @@ DIRECTORIES = {
 TERMS = "https://letsencrypt.org/repository/"
 
 
-def _doc(doc: str, shown: str, **more: Any) -> Any:
-    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
-
-
 @attrs.frozen
 class AcmeSettings:
     """With `[acme]` the client gets a certificate for each name that has an `http_origin` and neither a
     `certificate` nor a `tls_origin`, renews it, and ends the TLS of visitors itself.
     """
 
-    terms_agreed: bool = _doc(
+    terms_agreed: bool = described(
         "`true` says that you have read the CA's terms of service and agree to them: for Let's Encrypt"
         f" {TERMS}. Without it there is no account and no certificate.",
         "`false`: the client does not start",
         default=False,
     )
-    directory: str = _doc(
+    directory: str = described(
         "The CA: `production` or `staging` (Let's Encrypt's; the latter's certificates are for tests, and no"
         " browser believes them), or the URL of another one's ACME directory.",
         '`"production"`',
         default=PRODUCTION,
     )
-    contact: tuple[str, ...] = _doc(
+    contact: tuple[str, ...] = described(
         "Mail addresses that the CA may write to. Let's Encrypt writes to nobody.", "none", default=()
     )
-    root: Path | None = _doc(
+    root: Path | None = described(
         "A PEM file: the root that the directory's own certificate is verified with, for a CA in your own"
         " network.",
         "the roots that every browser has",
         default=None,
     )
-    external_account: str | None = _doc(
+    external_account: str | None = described(
         "The key identifier of an account that you have at the CA (external account binding).",
         "none",
         default=None,
     )
-    external_account_key: Path | None = _doc(
+    external_account_key: Path | None = described(
         "The file with the key of `external_account` as the CA gave it, base64url. Others may not be able to"
         " read it.",
         "none",

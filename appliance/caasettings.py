@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
 
 import attrs
 
 from appliance.dns.caa import BadCaa, issue_value
 from appliance.dns.names import from_text, is_at_or_below
 from appliance.fleet.mayissue import CLIENTS, Issuers
-from appliance.settingsfile import BadValue
+from appliance.settingsfile import BadValue, described
 from appliance.tunnel.account import ISSUER_PATTERN, URL_PATTERN
 from appliance.tunnel.names import BadHostName, normal
 
@@ -23,45 +22,41 @@ _IODEF = re.compile(r"mailto:[!-~]+@[!-~]+|https?://[!-~]+")
 MAX_IODEF_CHARACTERS = 255
 
 
-def _doc(doc: str, shown: str, **more: Any) -> Any:
-    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
-
-
 @attrs.frozen
 class CaaTable:
     """`[[nameserver.caa]]`: who may issue certificates for served names, said in CAA records (RFC 8659)."""
 
-    names: tuple[str, ...] = _doc(
+    names: tuple[str, ...] = described(
         "What it is for: a zone, which stands for each served name in it; a name; or a wildcard, which stands"
         " for each served name below as well. For a name the closest entry counts. A CAA record in the zone"
         " file wins over it.",
         "none: it must be given",
     )
-    issue: tuple[str, ...] = _doc(
+    issue: tuple[str, ...] = described(
         'The CAs that may, each by what it calls itself in CAA records, as `"letsencrypt.org"`. No other one'
         " may.",
         "none: it must be given",
     )
-    methods: tuple[str, ...] = _doc(
+    methods: tuple[str, ...] = described(
         'How control of the name may be proved, as `"dns-01"`: no other way is good enough'
         " (`validationmethods`).",
         "all",
         default=(),
     )
-    account: str | None = _doc(
+    account: str | None = described(
         'Whose request it may be (`accounturi`): `"clients"` are the accounts that the clients of the name'
         " have got by `[acme]`, each known from the client itself, and no record is there before the first"
         " is known; or the URL of an account.",
         "anybody's",
         default=None,
     )
-    wildcards: bool = _doc(
+    wildcards: bool = described(
         "Whether there may be certificates for wildcards below the names. (For a wildcard that is served"
         " there may be, all the same.)",
         "`true`",
         default=True,
     )
-    iodef: str | None = _doc(
+    iodef: str | None = described(
         "Where a CA tells of requests that it has refused: `mailto:ADDRESS`, or an `https://` URL.",
         "none",
         default=None,

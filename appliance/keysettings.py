@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import attrs
 
@@ -17,14 +17,10 @@ from appliance.dns import names, rrtypes
 from appliance.dns.keyfile import KeyFileError, read_keys
 from appliance.dns.policy import Kind, Policy
 from appliance.dns.tsig import Key
-from appliance.settingsfile import BadValue
+from appliance.settingsfile import BadValue, described
 
 MAX_FILE_OCTETS = 65536
 """A key has some hundred."""
-
-
-def _doc(doc: str, shown: str, **more: Any) -> Any:
-    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
 
 
 @attrs.frozen
@@ -33,26 +29,26 @@ class KeyTable:
     name one file; what they allow adds up.
     """
 
-    file: Path = _doc(
+    file: Path = described(
         "A file with a key, as `tsig-keygen NAME` writes it; others may not be able to read it.",
         "none: it must be given",
     )
-    kind: Literal["update", "acme", "transfer", "peer"] = _doc(
+    kind: Literal["update", "acme", "transfer", "peer"] = described(
         "What the key is good for: `update`, to change records (RFC 2136); `acme`, to change"
         " TXT records at `_acme-challenge` names only; `transfer`, to copy zones; `peer`, for a further"
         " appliance that is nameserver of the same zones.",
         "none: it must be given",
     )
-    names: tuple[str, ...] = _doc(
+    names: tuple[str, ...] = described(
         "For `update`: the names whose records may be changed, `*.` before a name for all below it. For"
         " `acme`: the names in certificates. For `transfer`: the zones.",
         "all",
         default=(),
     )
-    types: tuple[str, ...] = _doc(
+    types: tuple[str, ...] = described(
         'For `update`: the types of records that may be changed, as `"A"`.', "all", default=()
     )
-    addresses: tuple[str, ...] = _doc(
+    addresses: tuple[str, ...] = described(
         "For `transfer`: the addresses or networks that it is good from.", "everywhere", default=()
     )
 

@@ -6,7 +6,6 @@ Hides how a secondary is written in the settings, and which key goes with it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import attrs
 
@@ -16,13 +15,9 @@ from appliance.dns.notify import Secondary
 from appliance.dns.transfer import Grant, Receiver
 from appliance.dns.tsig import Key
 from appliance.keysettings import KeySettings
-from appliance.settingsfile import BadValue
+from appliance.settingsfile import BadValue, described
 
 DNS_PORT = 53
-
-
-def _doc(doc: str, shown: str, **more: Any) -> Any:
-    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
 
 
 @attrs.frozen
@@ -31,10 +26,10 @@ class SecondaryTable:
     RFC 1996); what it may copy is said by its key.
     """
 
-    address: str = _doc(
+    address: str = described(
         "Where it takes NOTIFY: `ADDRESS[:PORT]`. Without a port: 53.", "none: it must be given"
     )
-    key: str | None = _doc(
+    key: str | None = described(
         "The name of the key that NOTIFY is signed with, one of the keys of the kind `transfer`.",
         "none: it is not signed",
         default=None,

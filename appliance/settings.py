@@ -12,7 +12,7 @@ import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 import cattrs
@@ -45,7 +45,7 @@ from appliance.keypairsettings import with_paths, without_other_end, wrong_keypa
 from appliance.keysettings import KeySettings, KeyTable, all_keys, read_table
 from appliance.secondaries import SecondarySettings, SecondaryTable, read_secondary, wrong_secondaries
 from appliance.service.ports import local_addresses
-from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter
+from appliance.settingsfile import BadValue, SettingsFile, SettingsRefused, converter, described
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.invitation import Enrolment, Following, InvitationRefused, read_enrolment
 from appliance.tunnel.names import BadHostName, normal
@@ -102,78 +102,73 @@ CLIENT_OPTIONS = {
 """The same for twistd tunnel-client."""
 
 
-def _doc(doc: str, shown: str, **more: Any) -> Any:
-    """A field with its sentence and its default in words, for the settings reference."""
-    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
-
-
 @attrs.frozen
 class NameserverSettings:
     """`[nameserver]`: authoritative DNS for the files in `zones`, and the live records over them."""
 
-    zones: Path = _doc("The directory of zone files, `*.zone`.", '`"zones"`', default=Path("zones"))
-    listen: tuple[Listen, ...] = _doc(
+    zones: Path = described("The directory of zone files, `*.zone`.", '`"zones"`', default=Path("zones"))
+    listen: tuple[Listen, ...] = described(
         "Addresses that DNS listens on, UDP and TCP. Without a port: 53. `0.0.0.0` and `::` stand for each"
         " non-loopback address of the machine: an answer has to leave from where it was asked.",
         "each non-loopback address, port 53",
         default=(),
     )
-    index: int = _doc(
+    index: int = described(
         "0 to 7, unique among the nameservers of a zone: the low three bits of every serial.",
         "`0`",
         default=0,
     )
-    servers: tuple[ServerAddress, ...] = _doc(
+    servers: tuple[ServerAddress, ...] = described(
         "Addresses of further tunnel servers to watch and to publish, besides those that announce themselves."
         " Without a port: 443.",
         "none",
         default=(),
     )
-    discovery: str | None = _doc(
+    discovery: str | None = described(
         "The name whose TXT records list every tunnel server.", "each zone's apex", default=None
     )
-    private_addresses: bool = _doc(
+    private_addresses: bool = described(
         "Whether tunnel servers at addresses that are not globally routable are published. Without it such an"
         " address is an error.",
         "`false`",
         default=False,
     )
-    cookies: Literal["own", "rfc9018", "off"] = _doc(
+    cookies: Literal["own", "rfc9018", "off"] = described(
         "DNS cookies (RFC 7873): `own` are a fraction of the cost of `rfc9018`, which nameservers of other"
         " vendors of the same zones understand, given the same secrets.",
         '`"own"`',
         default="own",
     )
-    cookie_secrets: Path | None = _doc(
+    cookie_secrets: Path | None = described(
         "The file of cookie secrets that the nameservers of the zones share: lines of 32 hexadecimal digits."
         " The first makes cookies, all are believed. Read again at a reload.",
         "none: one that is made at each start",
         default=None,
     )
-    rate_limit: int = _doc(
+    rate_limit: int = described(
         "How many identical answers a second go to one IPv4 address or IPv6 /56 over UDP without a cookie;"
         " 2.5 times as many at once, 40 times as many of all kinds together. `0` is no limit.",
         "`50`",
         default=RATE_DEFAULT,
     )
-    slip: int = _doc(
+    slip: int = described(
         "Of the answers over the limit, every how many-th says `come by TCP` instead of being dropped; `0` is"
         " none, `1` is all.",
         "`2`",
         default=SLIP_DEFAULT,
     )
-    nsid: str | None = _doc(
+    nsid: str | None = described(
         "What this nameserver calls itself to who asks with NSID (RFC 5001).",
         "none: it says nothing",
         default=None,
     )
-    extended_errors: bool = _doc("Whether errors say why (RFC 8914).", "`false`", default=False)
-    rotate: bool = _doc(
+    extended_errors: bool = described("Whether errors say why (RFC 8914).", "`false`", default=False)
+    rotate: bool = described(
         "Whether the records of an answer begin with another one each time. Resolvers do that by themselves.",
         "`false`",
         default=False,
     )
-    enrolment: Path | None = _doc(
+    enrolment: Path | None = described(
         "The file that `tunnel-appliance enroll --nameserver` wrote at the appliance that holds the CA. The"
         " zones are then followed from there, and `zones`, `index` and the tunnel servers to watch are as it"
         " says.",
@@ -190,77 +185,79 @@ class NameserverSettings:
 class ServerSettings:
     """`[server]`: the tunnel server, which takes visitors and hands them to tunnel clients."""
 
-    id: str = _doc("This server's name among the servers.", "the enrolment's, or the host name", default="")
-    addresses: tuple[ServerAddress, ...] = _doc(
+    id: str = described(
+        "This server's name among the servers.", "the enrolment's, or the host name", default=""
+    )
+    addresses: tuple[ServerAddress, ...] = described(
         "Public addresses that visitors and clients reach this server at; behind a NAT they differ from those"
         " listened on. Without a port: the first one of `tls`.",
         "the enrolment's, or the glue of the zones' NS records that is an address of this machine",
         default=(),
     )
-    tls: tuple[Listen, ...] = _doc(
+    tls: tuple[Listen, ...] = described(
         "Addresses for TLS visitors, links, lanes and watches. Without a port: 443.",
         "every address, port 443",
         default=(),
     )
-    http: tuple[Listen, ...] = _doc(
+    http: tuple[Listen, ...] = described(
         "Addresses for plain HTTP visitors. Without a port: 80.", "every address, port 80", default=()
     )
-    enrolment: Path | None = _doc(
+    enrolment: Path | None = described(
         "The file that `tunnel-appliance enroll` wrote at the appliance that holds the CA. Without it this"
         " appliance has a CA of its own.",
         "the one of `[nameserver]`, if there is one",
         default=None,
     )
-    default_name: str | None = _doc(
+    default_name: str | None = described(
         "The name that a TLS visitor without SNI is taken to want.", "none: he is refused", default=None
     )
-    https_port: int = _doc(
+    https_port: int = described(
         "The port that a visitor of plain HTTP is redirected to.",
         "the port of the first public address",
         default=0,
     )
-    drain_seconds: int = _doc(
+    drain_seconds: int = described(
         "How long its visitors may go on when the server leaves (SIGTERM, or the command `drain`), once the"
         " caches have forgotten it.",
         "`30`",
         default=DRAIN_SECONDS_DEFAULT,
     )
-    nameservers: tuple[ServerAddress, ...] = _doc(
+    nameservers: tuple[ServerAddress, ...] = described(
         "Where an enrolled server announces itself by DNS UPDATE. Without a port: 53.",
         "the nameservers of the enrolment, and those in the NS records of its zone",
         default=(),
     )
-    source_open: int = _doc(
+    source_open: int = described(
         "How many connections one IPv4 address, or IPv6 /64, may have open as a visitor; `0` is no limit.",
         "`1024`",
         default=OPEN_AT_MOST,
     )
-    source_new: int = _doc(
+    source_new: int = described(
         "How many it may open in a second; `0` is no limit.", "`200`", default=NEW_A_SECOND
     )
-    source_exempt: tuple[Network, ...] = _doc(
+    source_exempt: tuple[Network, ...] = described(
         "Networks whose addresses have neither limit: a proxy in front, a monitor.",
         '`["127.0.0.0/8", "::1"]`',
         default=THIS_MACHINE,
     )
-    name_open: int = _doc(
+    name_open: int = described(
         "How many visitors one name (or wildcard) may have at a time on this server; `0` is no limit.",
         "`0`",
         default=0,
     )
-    all_open: int = _doc(
+    all_open: int = described(
         "How many visitors there may be in all; `0` is as many as there are file descriptors for, less a"
         " reserve.",
         "`0`",
         default=0,
     )
-    access_log: Path | None = _doc(
+    access_log: Path | None = described(
         "The file that gets a line of each visitor when he has gone.", "none", default=None
     )
-    access_log_format: Literal["plain", "json"] = _doc(
+    access_log_format: Literal["plain", "json"] = described(
         "What its lines are: fields with blanks between them, or JSON objects.", '`"plain"`', default="plain"
     )
-    metrics: Listen | None = _doc(
+    metrics: Listen | None = described(
         "The loopback address and port of a page for Prometheus, `/metrics`.", "none", default=None
     )
 
@@ -269,12 +266,12 @@ class ServerSettings:
 class ApplianceSettings:
     """The appliance: the parts whose tables the file holds; without either table, both."""
 
-    state: Path = _doc(
+    state: Path = described(
         "The directory of keys, certificates, the database and the control socket.",
         '`"state"`',
         default=Path("state"),
     )
-    days: int = _doc(
+    days: int = described(
         "Lifetime in days of the certificates that invitations and enrolments carry, and of those that these"
         " renew themselves by.",
         "`90`",
@@ -288,35 +285,35 @@ class ApplianceSettings:
 class NameSettings:
     """How one name is served; what is not said here is as at the top of the file."""
 
-    tls_origin: Origin | None = _doc("Where TLS visitors are joined to.", "none", default=None)
-    http_origin: Origin | None = _doc("Where plain HTTP visitors are joined to.", "none", default=None)
-    http: Literal["redirect", "serve"] = _doc(
+    tls_origin: Origin | None = described("Where TLS visitors are joined to.", "none", default=None)
+    http_origin: Origin | None = described("Where plain HTTP visitors are joined to.", "none", default=None)
+    http: Literal["redirect", "serve"] = described(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
         '`"serve"` with an `http_origin` and no certificate, else `"redirect"`',
         default="redirect",
     )
-    proxy_protocol: bool = _doc(
+    proxy_protocol: bool = described(
         "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
         "`false`",
         default=False,
     )
-    forwarded: Literal["add", "off"] = _doc(
+    forwarded: Literal["add", "off"] = described(
         "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
         " visitor sent in these fields is then taken out.",
         '`"off"`',
         default="off",
     )
-    certificate: Path | None = _doc(
+    certificate: Path | None = described(
         "A PEM file: the certificate of the name, and those between it and its root behind it. With it and"
         " `key`, and without a `tls_origin`, the client itself ends the TLS of visitors, and asks"
         " `http_origin`. A file that changes is read again; until it is there visitors get a TLS alert.",
         "none",
         default=None,
     )
-    key: Path | None = _doc(
+    key: Path | None = described(
         "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
     )
-    acme: bool = _doc(
+    acme: bool = described(
         "Whether a certificate for the name is got from the CA of `[acme]`, if it has an `http_origin` and"
         " neither a `certificate` nor a `tls_origin`.",
         "`true` with an `[acme]`",
@@ -339,49 +336,49 @@ class NameSettings:
 class ClientSettings:
     """The tunnel client. The invitation is a file of its own, so that a new one overwrites nothing."""
 
-    invitation: Path = _doc("The file that `tunnel-appliance invite` wrote.", "none: it must be given")
-    state: Path = _doc(
+    invitation: Path = described("The file that `tunnel-appliance invite` wrote.", "none: it must be given")
+    state: Path = described(
         "The directory of this client's instance id, of the secret of its session tickets, and of the"
         " certificates that it got.",
         '`"client-state"`',
         default=Path("client-state"),
     )
-    resolver: Listen | None = _doc(
+    resolver: Listen | None = described(
         "The resolver that is asked for the servers. Without a port: 53.", "the system's", default=None
     )
-    tls_origin: Origin | None = _doc(
+    tls_origin: Origin | None = described(
         'Where TLS visitors are joined to: `"host:port"` or `"unix:/path"`.', "none", default=None
     )
-    http_origin: Origin | None = _doc(
+    http_origin: Origin | None = described(
         'Where plain HTTP visitors are joined to: `"host:port"` or `"unix:/path"`.', "none", default=None
     )
-    http: Literal["redirect", "serve"] = _doc(
+    http: Literal["redirect", "serve"] = described(
         "What port 80 does: redirect to https, or serve from `http_origin`.",
         '`"serve"` with an `http_origin` and no certificate, else `"redirect"`',
         default="redirect",
     )
-    proxy_protocol: bool = _doc(
+    proxy_protocol: bool = described(
         "Whether the origin gets a PROXY protocol v2 header with the visitor's address first.",
         "`false`",
         default=False,
     )
-    certificate: Path | None = _doc(
+    certificate: Path | None = described(
         "A PEM file: the certificate of the name, and those between it and its root behind it. With it and"
         " `key`, and without a `tls_origin`, the client itself ends the TLS of visitors, and asks"
         " `http_origin`. A file that changes is read again; until it is there visitors get a TLS alert.",
         "none",
         default=None,
     )
-    key: Path | None = _doc(
+    key: Path | None = described(
         "A PEM file: the key of `certificate`. Others may not be able to read it.", "none", default=None
     )
-    forwarded: Literal["add", "off"] = _doc(
+    forwarded: Literal["add", "off"] = described(
         "Whether each request on port 80 gets `X-Forwarded-For`, `-Proto`, `-Host` and `Forwarded`; what the"
         " visitor sent in these fields is then taken out.",
         '`"off"`',
         default="off",
     )
-    drain_seconds: int = _doc(
+    drain_seconds: int = described(
         "How long its visitors may go on when the client ends (SIGTERM).",
         "`30`",
         default=DRAIN_SECONDS_DEFAULT,

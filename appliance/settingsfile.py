@@ -41,6 +41,11 @@ class BadValue(ValueError):
     """This value does not say what the setting needs."""
 
 
+def described(doc: str, shown: str, **more: Any) -> Any:
+    """A field with its sentence and its default in words, for the settings reference."""
+    return attrs.field(metadata={"doc": doc, "default": shown}, **more)
+
+
 class SettingsFile:
     """One read TOML file (or none) with options laid over it.
 

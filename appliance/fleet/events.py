@@ -6,6 +6,7 @@ import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from appliance.fleet.accounts import Account
 from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.tunnel.discovery import ServerAddress
 
@@ -112,18 +113,9 @@ class ChallengeWithdrawn:
 
 @dataclass(frozen=True, slots=True)
 class AccountSaid:
-    """At a nameserver: a client there, by its own signature, has this account at a CA. `names` and `expires`
-    (Unix time) are its certificate's.
-    """
+    """At a nameserver: a client there, by its own signature, has this account at a CA."""
 
-    client: str
-    instance: str
-    serial: int
-    names: tuple[str, ...]
-    expires: float
-    url: str
-    issuers: tuple[str, ...]
-    at: int
+    account: Account
 
 
 @dataclass(frozen=True, slots=True)

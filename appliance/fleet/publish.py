@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
-from collections.abc import Collection, Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from appliance.dns.names import ROOT, from_text, parent
@@ -87,21 +88,33 @@ class IssuersPublished:
     """The CAA records that are published, by where: owners with the same ones share a set."""
 
     def __init__(self) -> None:
-        self._at: dict[str, tuple[bytes, ...]] = {}
+        self._at: dict[str, bytes] = {}
+        self._sets: dict[bytes, Shared] = {}
+        self._owners: Counter[bytes] = Counter()  # of each set
 
     def changes(
         self, names: Iterable[str], may_issue: MayIssue
     ) -> Iterator[tuple[tuple[bytes, int], bytes | None]]:
         """The set of each owner at which something follows from one of these names; None: there is none."""
         for owner in dict.fromkeys(owner for name in names for owner in may_issue.owners(name)):
-            rdatas = self._at[owner] = may_issue.records(owner)
-            if not rdatas:
-                del self._at[owner]
-            yield (_wire(owner), CAA), _caa_id(rdatas) if rdatas else None
+            rdatas = may_issue.records(owner)
+            self._put(owner, rdatas)
+            yield (_wire(owner), CAA), self._at.get(owner)
 
-    def sets(self) -> dict[bytes, Shared]:
+    def sets(self) -> Mapping[bytes, Shared]:
         """All of them."""
-        return {_caa_id(rdatas): Shared(LIVE_TTL_SECONDS, rdatas) for rdatas in set(self._at.values())}
+        return self._sets
+
+    def _put(self, owner: str, rdatas: tuple[bytes, ...]) -> None:
+        before = self._at.pop(owner, None)
+        if rdatas:
+            now = self._at[owner] = _caa_id(rdatas)
+            self._sets.setdefault(now, Shared(LIVE_TTL_SECONDS, rdatas))
+            self._owners[now] += 1
+        if before is not None:
+            self._owners[before] -= 1
+            if not self._owners[before]:
+                del self._owners[before], self._sets[before]
 
 
 @lru_cache(_GROUPS_REMEMBERED)

@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 from cryptography import x509
 
+from appliance.fleet import accounts
 from appliance.fleet.events import (
     AccountRefused,
     AccountSaid,
@@ -580,7 +581,7 @@ class Observer:
         ):
             return AccountRefused(f"{peer.id} has not signed it")
         of_client = peer.id, said.instance, peer.serial, peer.names, peer.expires.timestamp()
-        return AccountSaid(*of_client, said.url, said.issuers, said.at)
+        return AccountSaid(accounts.Account(*of_client, said.url, said.issuers, said.at))
 
     def _under_which(self, fingerprint: str, name: str) -> Peer | str:
         """Whose certificate something is said under, or why it was refused."""

@@ -224,6 +224,15 @@ class Nameserving:
             return key_from(following.key_name, following.key_secret).secret
         return self._store.own_secret(lambda: os.urandom(SECRET_OCTETS))
 
+    def forget(self, name: str) -> Deferred[bool]:
+        """The name is not known any more, until a client serves it again. Fires with whether it was."""
+
+        def forgotten(was_known: bool) -> bool:
+            self.accounts.forgotten(name, self.registry.is_known)
+            return was_known
+
+        return self.registry.forget(name).addCallback(forgotten)
+
     def introduction(self, nameserver_id: str, server_id: str, serial: int) -> Introduction | None:
         """To whom a tunnel server that is enrolled here announces itself: to us, who are called
         `nameserver_id`, and to every further nameserver but itself. None where no zone is served. Raises
@@ -589,13 +598,7 @@ class Appliance(Service):
     def _forget(self, name: str) -> Deferred[bool]:
         if self.nameserver is None:
             raise CommandRefused("this appliance has no nameserver, and so no known names")
-        nameserver = self.nameserver
-
-        def forgotten(was_known: bool) -> bool:
-            nameserver.accounts.forgotten(name, nameserver.registry.names().__contains__)
-            return was_known
-
-        return nameserver.registry.forget(name).addCallback(forgotten)
+        return self.nameserver.forget(name)
 
     def _discovery(self, names: Sequence[str]) -> str:
         """The configured name, or the apex of the zone that the first name in a zone of ours is in.

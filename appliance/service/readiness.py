@@ -101,6 +101,9 @@ class Readiness:
         such calls everybody else gets his turn.
         """
         self._again.append(call)
+        self._book_turn()
+
+    def _book_turn(self) -> None:
         if self._again_call is None:
             self._again_call = self._reactor.callLater(0, self._run_again)
 
@@ -115,8 +118,8 @@ class Readiness:
             self._tell_events()
             if self._epoll is None:
                 return
-        if self._again and self._again_call is None:
-            self._again_call = self._reactor.callLater(0, self._run_again)
+        if self._again:
+            self._book_turn()
 
     def _failed(self) -> None:
         # One visitor's fault must not stop the others; the fault itself is a bug, so it is logged whole.

@@ -212,10 +212,10 @@ class _Flow:
         if self.pipe is None and not self.again_due:
             self.pump()
         else:
-            self.quick = False
             self._book()
 
     def _book(self) -> None:
+        self.quick = False
         if not self.again_due:
             self.again_due = True
             self.joined.relay.readiness.again(self._pump_again)

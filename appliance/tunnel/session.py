@@ -640,8 +640,8 @@ class ClientSession(_Session):
 
     def unregister(self, name: str) -> None:
         """Takes a name back: no new visitors of it."""
-        if self._offers.pop(name, None) is not None and self.state not in (State.OPENING, State.ENDED):
-            self._send(Unregister(name))
+        if self._offers.pop(name, None) is not None:
+            self._say(Unregister(name))
 
     def _keep_pace(self, message: Ping | Pong) -> None:
         if message.ping_seconds is not None and self._liveness is not None:
@@ -649,13 +649,11 @@ class ClientSession(_Session):
 
     def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         """Asks for a challenge to be published for so long; before the welcome nothing is said."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(Challenge(name, value, seconds, signature))
+        self._say(Challenge(name, value, seconds, signature))
 
     def challenge_over(self, name: str, value: str) -> None:
         """Says that the challenge need not be published any more."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(ChallengeOver(name, value))
+        self._say(ChallengeOver(name, value))
 
     def renew(self, request: str, signature: str) -> None:
         """Asks for another certificate; before the welcome nothing is said."""
@@ -664,18 +662,19 @@ class ClientSession(_Session):
 
     def account(self, url: str, issuers: tuple[str, ...], at: int, signature: str) -> None:
         """Says the client's account at a CA; before the welcome nothing is said."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(Account(url, issuers, at, signature))
+        self._say(Account(url, issuers, at, signature))
 
     def uncertified(self, name: str, text: str, since: int) -> None:
         """Says that there is no certificate for a name, and why."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(Uncertified(name, text, since))
+        self._say(Uncertified(name, text, since))
 
     def certified(self, name: str) -> None:
         """Says that there is one."""
+        self._say(Certified(name))
+
+    def _say(self, message: Message) -> None:
         if self.state not in (State.OPENING, State.ENDED):
-            self._send(Certified(name))
+            self._send(message)
 
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""

@@ -409,9 +409,9 @@ def test_a_daemon_that_cannot_start(daemon: Path) -> None:
         "Please look at log file for more information.",
     ]
     assert words in (daemon / "tunnel-appliance.log").read_text()
-    # The daemon has told its parent, and removes the file after that.
-    wait_for(lambda: not (daemon / "tunnel-appliance.pid").exists(), 5, "the end of the process")
-    assert not listens(appliance.ports.tls)
+    # The daemon has told its parent, and ends after that: it removes the file, then its sockets go with it.
+    wait_for(lambda: not (daemon / "tunnel-appliance.pid").exists(), 5, "the end of the file")
+    wait_for(lambda: not listens(appliance.ports.tls), 5, "the end of the process")
 
 
 def test_a_start_that_fails_in_the_foreground(tmp_path: Path, start: Run) -> None:

@@ -231,7 +231,7 @@ def test_a_client_says_why_it_is_refused(site: Site) -> None:
     # The server's lines are by address, and this address is that of all clients here.
     assert site.log.count("127.0.0.1: tunnel/1 refused: ") == 1
     assert words in refused[0]
-    assert f"the invitation expired on {LONG_AGO + timedelta(days=2):%Y-%m-%d}" in process.output
+    assert f"the certificate expired on {LONG_AGO + timedelta(days=2):%Y-%m-%d}" in process.output
 
 
 @pytest.mark.parametrize("reason", ["another_ca", "wrong_usage"])

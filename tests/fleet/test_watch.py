@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from appliance.fleet import accounts
 from appliance.fleet.events import (
     AccountRefused,
     AccountSaid,
@@ -239,8 +240,9 @@ def test_an_account_follows_the_snapshot_and_holds_no_certificate() -> None:
     pair.server.account(account(SHOWN), SHOWN)
     octets = pair.server.data_to_send()
     assert octets.count(b'"certificate"') == 1
+    serial = CLIENT.certificate.serial_number
     said = AccountSaid(
-        "c1", INSTANCE, CLIENT.certificate.serial_number, (WWW, WILD), EXPIRES, URL, ("ca.test",), 7
+        accounts.Account("c1", INSTANCE, serial, (WWW, WILD), EXPIRES, URL, ("ca.test",), 7)
     )
     assert pair.observer.receive(octets, 0.0) == [GREETED, SnapshotTaken({WWW: EXPIRES}), said]
     pair.server.not_serving(WWW)

@@ -146,18 +146,15 @@ class Link(service.Service):
 
     def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         """Have the server's nameservers publish a challenge, if the server is joined."""
-        if self._talk is not None:
-            self._talk.challenge(name, value, seconds, signature)
+        self.tell(lambda session: session.challenge(name, value, seconds, signature))
 
     def challenge_over(self, name: str, value: str) -> None:
         """It need not be published any more."""
-        if self._talk is not None:
-            self._talk.challenge_over(name, value)
+        self.tell(lambda session: session.challenge_over(name, value))
 
     def renew(self, request: Request) -> None:
         """Ask the server for another certificate."""
-        if self._talk is not None:
-            self._talk.renew(request)
+        self.tell(lambda session: session.renew(request.request, request.signature))
 
     def retire(self) -> None:
         """Another link comes in the place of this one: it is not dialled again when it ends."""
@@ -397,21 +394,6 @@ class _Talk(Protocol):
             self._give_up("its certificate is revoked")
         elif self._session is not None:
             self._session.give(revoked)
-            self._write()
-
-    def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
-        if self._session is not None:
-            self._session.challenge(name, value, seconds, signature)
-            self._write()
-
-    def challenge_over(self, name: str, value: str) -> None:
-        if self._session is not None:
-            self._session.challenge_over(name, value)
-            self._write()
-
-    def renew(self, request: Request) -> None:
-        if self._session is not None:
-            self._session.renew(request.request, request.signature)
             self._write()
 
     def tell(self, say: Callable[[ClientSession], None]) -> None:

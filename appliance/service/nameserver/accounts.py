@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import Any
 
 from twisted.application.service import Service
@@ -18,7 +19,6 @@ from twisted.python.failure import Failure
 
 from appliance.fleet.accounts import Account, TooManyAccounts
 from appliance.fleet.accounts import Accounts as KnownAccounts
-from appliance.fleet.events import AccountSaid
 from appliance.service.fewlines import FewLines
 from appliance.service.store import Store, StoreFailed
 from appliance.tunnel.crl import RevocationList
@@ -70,26 +70,16 @@ class Accounts(Service):
         """Of the clients that may serve exactly this name."""
         return self._known.of(name)
 
-    def said(self, event: AccountSaid) -> None:
+    def said(self, account: Account) -> None:
         """A server says so, and its client has signed it."""
-        account = Account(
-            event.client,
-            event.instance,
-            event.serial,
-            event.names,
-            event.expires,
-            event.url,
-            event.issuers,
-            event.at,
-        )
         try:
             gone = self._known.know(account)
         except TooManyAccounts as error:
-            self._complaints.warn(event.client, f"an account is not published: {error}")
+            self._complaints.warn(account.client, f"an account is not published: {error}")
             return
         if gone is None:
             return
-        kept = self._store.keep_account(*account.key, _text(account))
+        kept = self._store.keep_account(*account.key, json.dumps(asdict(account)))
         kept.addCallback(lambda _: self._changed(account.names)).addErrback(_already_told)
         self._gone([one for one in gone if one.key != account.key])
 
@@ -122,10 +112,6 @@ class Accounts(Service):
         for one in accounts:
             self._changed(one.names)
             self._store.forget_account(*one.key).addErrback(_already_told)
-
-
-def _text(account: Account) -> str:
-    return json.dumps({key: getattr(account, key) for key in Account.__slots__})
 
 
 def _already_told(failure: Failure) -> None:

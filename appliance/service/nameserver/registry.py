@@ -75,7 +75,7 @@ class Registry(Service):
         self._private_addresses = private_addresses
         self._issuers = issuers
         self._accounts = accounts
-        self._may_issue = IssuersPublished()
+        self._issuers_published = IssuersPublished()
         self._wall = wall
         self._membership = Membership()
         self._known = KnownNames()
@@ -132,6 +132,10 @@ class Registry(Service):
     def names(self) -> list[str]:
         """All known names."""
         return list(self._known)
+
+    def is_known(self, name: str) -> bool:
+        """Whether exactly this name or wildcard is known."""
+        return name in self._known
 
     def knows(self, host: str) -> bool:
         """Whether this normal host name, or a wildcard over it, is known."""
@@ -360,17 +364,15 @@ class Registry(Service):
         dirty, self._dirty = self._dirty, set()
         names = {*self._known, *self._groups} if dirty is None else dirty
         self._is_laying, self._has_more = True, False
-        may_issue = MayIssue(
-            self._issuers, self._zonefiles.apexes, self._known.__contains__, self._accounts
-        )
+        may_issue = MayIssue(self._issuers, self._zonefiles.apexes, self.is_known, self._accounts)
         changed = self._zonefiles.change(
             chain(
                 publication.changes(map(self._grouped, names), self._listing),
-                self._may_issue.changes(names, may_issue),
+                self._issuers_published.changes(names, may_issue),
             ),
             lambda: {
                 **publication.sets({id(group): group for group in self._groups.values()}.values()),
-                **self._may_issue.sets(),
+                **self._issuers_published.sets(),
             },
         )
         self._listing = publication.listing

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, fail
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from appliance.fleet.accounts import Account
 from appliance.fleet.check import Check, Verdict
 from appliance.fleet.events import (
     AccountRefused,
@@ -121,7 +122,7 @@ class Watcher(Service):
         self.carrying = Carrying(reactor, self._renewing, ASKED_ON_SECONDS)
         self.renew: Renew = _nobody_renews
         self.renewer_came: Callable[[], None] = _nobody
-        self.account_said: Callable[[AccountSaid], None] = _nobody
+        self.account_said: Callable[[Account], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
         registry.on_names(self._known, self._forgotten)
 
@@ -173,7 +174,7 @@ class Watcher(Service):
         """`renew` gets what servers ask for; `came()`: one more can be asked."""
         self.renew, self.renewer_came = renew, came
 
-    def on_accounts(self, said: Callable[[AccountSaid], None]) -> None:
+    def on_accounts(self, said: Callable[[Account], None]) -> None:
         """`said` hears of the accounts of clients."""
         self.account_said = said
 
@@ -270,8 +271,8 @@ class _Follower:
                     self._watcher.challenge_said(self._server_id, name, value, seconds)
                 case ChallengeWithdrawn(name, value):
                     self._watcher.challenge_withdrawn(self._server_id, name, value)
-                case AccountSaid():
-                    self._watcher.account_said(event)
+                case AccountSaid(account):
+                    self._watcher.account_said(account)
                 case AccountRefused(text):
                     self._complaints.warn(self._server_id, f"says an account, which is not believed: {text}")
                 case ServerLeft():

@@ -9,7 +9,6 @@ import dns.message
 import pytest
 
 from appliance.fleet.accounts import Account
-from appliance.fleet.events import AccountSaid
 from appliance.fleet.mayissue import CLIENTS, Issuers
 from appliance.service.nameserver.accounts import TEND_SECONDS, Accounts
 from appliance.tunnel.crl import RevocationList
@@ -22,9 +21,9 @@ ONE, TWO = "https://ca.test/1", "https://ca.test/2"
 
 def said(
     url: str = ONE, at: int = 1, *, client: str = "home", serial: int = 1, **more: object
-) -> AccountSaid:
+) -> Account:
     fields = {"names": (WWW, WILD), "expires": YEAR, "issuers": ("ca.test",), "instance": "0" * 32} | more
-    return AccountSaid(client=client, serial=serial, url=url, at=at, **fields)  # type: ignore[arg-type]
+    return Account(client=client, serial=serial, url=url, at=at, **fields)  # type: ignore[arg-type]
 
 
 def revoked(*serials: int) -> RevocationList:

@@ -28,7 +28,7 @@ def said(url: str, at: int = 1, instance: str = INSTANCE) -> AccountSaid:
 
 
 def urls(events: list[ObserverEvent]) -> list[str]:
-    return [event.url for event in events if isinstance(event, SaidAtNameserver)]
+    return [event.account.url for event in events if isinstance(event, SaidAtNameserver)]
 
 
 def test_the_watches_of_now_and_of_later_are_told(watches: Watches, clock: Clock) -> None:  # noqa: F811
