@@ -1,5 +1,5 @@
-"""Certificates that renew themselves over a server that has no CA, while visitors come; after an end by hand;
-and a client that is killed in the middle of it.
+"""Certificates of a client, a server and a nameserver that renew themselves over a server that has no CA,
+while visitors come; after an end by hand; and a client that is killed in the middle of it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.end_to_end.test_clock import LIBRARY, Clocks
 from tests.end_to_end.visitors import fetch
 
 NAME = f"www.{ZONE}"
-NS1, T1 = "127.0.0.1", "127.0.0.3"
+NS1, NS2, T1 = "127.0.0.1", "127.0.0.2", "127.0.0.3"
 SECONDS = 30.0
 KILLS = 20
 
@@ -49,12 +49,18 @@ def status(one: Appliance) -> dict[str, Any]:
     return found
 
 
+def watched(nameserver: Appliance) -> list[str]:
+    return [one["state"] for one in status(nameserver)["watches"]]
+
+
 def day(after: int) -> str:
     return f"{datetime.now(UTC) + timedelta(days=after):%Y-%m-%d}"
 
 
 class Site:
-    """ns1 is a nameserver and has the CA; t1, which was enrolled there, is a tunnel server; and a client."""
+    """ns1 is a nameserver and has the CA; t1, which was enrolled there, is a tunnel server. Then a client is
+    added, or ns2, a nameserver that was enrolled.
+    """
 
     def __init__(self, base: Path) -> None:
         self.base = base
@@ -65,16 +71,20 @@ class Site:
         self.ns1 = Appliance(base / "ns1", self.ports, NS1, server=False)
         self.enrolment = base / "t1.toml"
         self.running: list[Appliance | Client | Nginx] = [self.origin, self.ns1]
+        self.ns2: Appliance
         self.t1: Appliance
         self.client: Client
 
     def start(self) -> None:
-        self.origin.start()
         self.ns1.start(SECONDS)
         self.ns1.command("enroll", "t1", f"{T1}:{self.ports.tls}", "--output", self.enrolment)
         self.t1 = Appliance(self.base / "t1", self.ports, T1, enrolment=self.enrolment)
         self.running.append(self.t1)
         self.t1.start(SECONDS)
+
+    def serve(self) -> None:
+        """Add a client and its origin."""
+        self.origin.start()
         self.invitation = self.ns1.invite(NAME)
         self.client = Client(
             self.base / "client", self.invitation, self.ns1, "--tls-origin", f"127.0.0.1:{self.origin.tls}"
@@ -82,6 +92,24 @@ class Site:
         self.running.append(self.client)
         self.client.start("t1")
         self.wait_served()
+
+    def follow(self) -> None:
+        """Add ns2."""
+        enrolment = self.base / "ns2.toml"
+        where = ("--nameserver", "--no-server", "--dns-port", str(self.ports.dns))
+        self.ns1.command("enroll", *where, "ns2", NS2, "--output", enrolment)
+        self.ns2 = Appliance(self.base / "ns2", self.ports, NS2, enrolment=enrolment, server=False)
+        settings = self.base / "ns2" / "appliance.toml"
+        settings.write_text(
+            settings.read_text() + f'[nameserver]\nenrolment = "{enrolment}"\n'
+            f'private_addresses = true\nlisten = ["{NS2}:{self.ports.dns}"]\n'
+        )
+        self.running.append(self.ns2)
+        self.ns2.start(SECONDS)
+
+    def wait_listed(self, *, at: Appliance) -> None:
+        listed = [f'"r=superprotocol;ip={T1};port={self.ports.tls}"']
+        wait_for(lambda: at.dig(ZONE, "TXT") == listed, SECONDS, f"t1 in TXT at {at.address}")
 
     def wait_served(self) -> None:
         wait_for(lambda: self.ns1.dig(NAME, "A") == [T1], SECONDS, "t1 in A")
@@ -117,6 +145,7 @@ def site(tmp_path: Path, clocks: Clocks) -> Iterator[Site]:
 
 @pytest.mark.slow
 def test_a_client_and_a_server_renew_themselves_where_the_ca_is_elsewhere(site: Site, clocks: Clocks) -> None:
+    site.serve()
     assert site.client.process is not None
     assert site.t1.process is not None
     with NoRetry(site.context, NAME, site.ns1, site.ports.tls) as visitors:
@@ -167,6 +196,33 @@ def test_a_client_and_a_server_renew_themselves_where_the_ca_is_elsewhere(site: 
     site.ns1.command("revoke", "home")
     assert "is revoked" in site.ns1.command("invite", "--renew", "home", fails=True)
     assert {one["id"] for one in status(site.ns1)["issued"] if one["revoked"] is None} == {"t1"}
+
+
+@pytest.mark.slow
+def test_a_nameserver_renews_itself_over_a_server_that_asks_on(site: Site, clocks: Clocks) -> None:
+    site.follow()
+    site.wait_listed(at=site.ns2)
+    clocks.set("+70d")
+    for one, called in ((site.ns2, "nameserver"), (site.t1, "server")):
+        one.command("reload")
+        assert one.process is not None
+        one.process.says(f"this {called} renewed the certificate, until {day(160)}", SECONDS)
+    issued = sorted((one["role"], one["id"]) for one in status(site.ns1)["issued"])
+    assert issued == [("nameserver", "ns2")] * 2 + [("server", "t1")] * 2
+
+    # What both were given has expired: each shows the other what it has in its place.
+    clocks.set("+95d")
+    site.t1.kill()
+    wait_for(lambda: watched(site.ns2) != ["watching"], SECONDS, "the end of t1 at ns2")
+    site.t1.start(SECONDS)
+    wait_for(lambda: watched(site.ns2) == ["watching"], SECONDS, "ns2, which was not started again, at t1")
+    site.ns2.kill()
+    site.ns2.start(SECONDS)
+    wait_for(lambda: watched(site.ns2) == ["watching"], SECONDS, "ns2, which was started again, at t1")
+    site.wait_listed(at=site.ns2)
+    (renewal,) = status(site.ns2)["renewals"]
+    assert renewal == {"what": "nameserver", "expires": renewal["expires"], "not_renewed": ""}
+    assert renewal["expires"][:10] == day(160)
 
 
 @pytest.mark.slow
