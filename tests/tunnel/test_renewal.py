@@ -43,6 +43,7 @@ from appliance.tunnel.renewal import (
 )
 from appliance.tunnel.signature import SIGNATURE_PATTERN
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, SERVER, WALL
+from tests.tunnel.test_vectors import BLOCKS
 
 DAYS_90 = issue_client(
     CA, client_id="c90", names=["a.example"], service_name=SERVICE_NAME, wall=WALL, days=90
@@ -101,6 +102,22 @@ def test_what_a_holder_asks_is_understood_signed_and_taken(held: Credential) -> 
     assert {one.oid: one.critical for one in again.extensions} == {
         one.oid: one.critical for one in held.certificate.extensions
     }
+
+
+def test_the_request_of_the_specification() -> None:
+    text = {
+        what: BLOCKS[f"text renewal {what}"] for what in ("certificate", "request", "octets", "signature")
+    }
+    request = Request(text["certificate"], text["request"], text["signature"].rstrip("\n"))
+    wanted = judge(request)
+    assert (wanted.peer.id, wanted.peer.names) == ("home", ("www.example.org",))
+    certificate = x509.load_pem_x509_certificate(text["certificate"].encode())
+    key = certificate.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    octets = text["octets"].rstrip("\n").encode()
+    key.verify(base64.b64decode(request.signature), octets, ec.ECDSA(hashes.SHA256()))
+    fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
+    assert octets.decode().split(" ")[2:] == [fingerprint, request.digest]
 
 
 def test_the_longest_request_fits_a_line() -> None:
