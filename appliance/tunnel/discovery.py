@@ -136,7 +136,7 @@ class Joiner:
         At most 64 addresses are kept; those with a link first, then the answer in its order, then absent
         ones.
         """
-        kept = dict.fromkeys(address for address in self._given_up_at if self._is_linked(address))
+        kept = dict.fromkeys(address for address in self._given_up_at if self.is_linked(address))
         answer = set()
         for address in addresses:
             if address in kept or len(kept) < MAX_SERVERS:
@@ -181,6 +181,10 @@ class Joiner:
         if self._given_up_at.get(address) is not None:
             self._given_up_at[address] = now + REDIAL_ABSENT_SECONDS
 
+    def is_linked(self, address: ServerAddress) -> bool:
+        """Whether this address has a link, by what was said."""
+        return address in self._superseded or address in self._links.values()
+
     def to_join(self, now: float) -> list[ServerAddress]:
         """All addresses that should have a link now: those that have one and those to dial, at most 64, in
         order.
@@ -190,15 +194,12 @@ class Joiner:
         self._forget(now)
         return [address for address in self._given_up_at if not self._is_alternate(address)]
 
-    def _is_linked(self, address: ServerAddress) -> bool:
-        return address in self._superseded or address in self._links.values()
-
     def _is_alternate(self, address: ServerAddress) -> bool:
         server_id = self._server_ids.get(address)
         return server_id is not None and self._links.get(server_id, address) != address
 
     def _forget(self, now: float) -> None:
         for address, given_up_at in list(self._given_up_at.items()):
-            if given_up_at is not None and given_up_at <= now and not self._is_linked(address):
+            if given_up_at is not None and given_up_at <= now and not self.is_linked(address):
                 del self._given_up_at[address]
                 self._server_ids.pop(address, None)

@@ -136,7 +136,9 @@ def test_a_live_link_outlives_its_absence_and_is_redialled_when_it_ends() -> Non
     joiner.linked(B, "s2")
     joiner.found([A], 100.0)
     assert set(joiner.to_join(5000.0)) == {A, B}
+    assert (joiner.is_linked(A), joiner.is_linked(B)) == (False, True)
     joiner.unlinked(B, 5000.0)
+    assert not joiner.is_linked(B)
     assert set(joiner.to_join(5000.0 + REDIAL_ABSENT_SECONDS - 1)) == {A, B}
     assert joiner.to_join(5000.0 + REDIAL_ABSENT_SECONDS) == [A]
 

@@ -22,6 +22,7 @@ from appliance.service.client.aside import Aside
 from appliance.service.client.certificates import Certificates
 from appliance.service.client.certifying import Issuing
 from appliance.service.client.challenges import Challenges
+from appliance.service.client.expiring import Expiring
 from appliance.service.client.instance import Instance
 from appliance.service.client.issuer import Issuer
 from appliance.service.client.issuing import Issuances
@@ -29,6 +30,7 @@ from appliance.service.client.links import Client, Link
 from appliance.service.client.origins import Origins
 from appliance.service.client.resolver import Resolver
 from appliance.service.client.revoked import Revoked
+from appliance.service.client.successors import Successors
 from appliance.service.client.telling import Telling
 from appliance.service.client.tls import ClientTls
 from appliance.service.client.visits import Visits
@@ -45,7 +47,6 @@ from appliance.tunnel.discovery import Joiner, ServerAddress
 from appliance.tunnel.invitation import Invitation
 from appliance.tunnel.renewal import share_of
 
-_DAY_SECONDS = 86400.0
 #: Between two looks at whether the last visitors are gone.
 DRAIN_LOOK_SECONDS = 0.1
 
@@ -108,12 +109,11 @@ class TunnelClient(service.Service):
         self._links: dict[ServerAddress, Link] = {}
         self._claims: dict[str, Link] = {}  # by server id: the link that may say hello to it
         self._joined: set[Link] = set()
-        self._coming: dict[Link, Link] = {}  # links that are to take the place of others
-        self._retiring: set[Link] = set()  # those whose place is taken, until they have ended
+        self._successors = Successors(self._link, self._stop)
         self._asking = Carrying(reactor, self._askable, ASKED_ON_SECONDS)
         self._renewer: Renewer | None = None
         self._stopping: set[Deferred[None]] = set()
-        self._expiry: Any = None
+        self._expiring: Expiring | None = None
         self._instance: Instance | None = None
         self._client: Client | None = None
         self._readiness: Readiness | None = None
@@ -146,7 +146,8 @@ class TunnelClient(service.Service):
         )
         self._renewer = self._renew(self._instance)
         self._renewer.start()
-        self._warn_of_expiry()
+        self._expiring = Expiring(self._reactor, self._renewer, self._invitation.client, self._wall)
+        self._expiring.start()
         self._joiner.found(self._invitation.servers, self._reactor.seconds())
         self._review()
         self._resolver.startService()
@@ -214,7 +215,7 @@ class TunnelClient(service.Service):
         if self._drain_until is None:
             self._drain_until = self._reactor.seconds() + self._settings.drain_seconds
             self._resolver.stopService()
-            self._forget_coming()
+            self._successors.forget()
             for link in self._all_links():
                 link.drain()
             self.log.info(
@@ -254,12 +255,11 @@ class TunnelClient(service.Service):
         if self._issuances is not None:
             self._issuances.stop()
         self.challenges.stop()
-        if self._expiry is not None:
-            self._expiry.cancel()
-            self._expiry = None
+        if self._expiring is not None:
+            self._expiring.stop()
         if self._renewer is not None:
             self._renewer.stop()
-        self._forget_coming()
+        self._successors.forget()
         links, self._links = self._all_links(), {}
         for link in links:
             self._stop(link)
@@ -292,7 +292,7 @@ class TunnelClient(service.Service):
     def _revoke(self, revoked: RevocationList) -> None:
         """A newer list has come: leave the servers that it names, and give it to the others."""
         assert self._client is not None
-        for link in (*self._all_links(), *self._coming):
+        for link in (*self._all_links(), *self._successors.coming):
             link.revoke(revoked)
         self._client.visits.cut(revoked.serials)
 
@@ -309,8 +309,12 @@ class TunnelClient(service.Service):
             self._stop(self._links.pop(address))
         for address in wanted:
             if address not in self._links:
-                link = self._links[address] = Link(self._client, address, self)
+                link = self._links[address] = self._link(address)
                 link.startService()
+
+    def _link(self, address: ServerAddress) -> Link:
+        assert self._client is not None
+        return Link(self._client, address, self)
 
     # Which certificate
 
@@ -323,35 +327,16 @@ class TunnelClient(service.Service):
         for link in list(self._joined):
             self._join_again(link)
 
-    def _join_again(self, old: Link) -> None:
-        """Have another link beside this one, which takes its place as soon as the server can be told so: to
-        the server it is the same instance, that has come again.
-        """
-        if self._client is None or self._drain_until is not None or old in self._retiring:
-            return
-        if old not in self._coming.values():
-            link = Link(self._client, old.address, self)
-            self._coming[link] = old
-            link.startService()
-
-    def _replace(self, old: Link, link: Link) -> None:
-        """The server proved to be the one of `old`; the next that it hears is the hello."""
-        del self._coming[link]
-        self._links[link.address] = link
-        self._retiring.add(old)
-        old.retire()
-
-    def _forget_coming(self, of: Link | None = None) -> None:
-        for link, old in list(self._coming.items()):
-            if of is None or old is of:
-                del self._coming[link]
-                self._stop(link)
+    def _join_again(self, link: Link) -> None:
+        if self._drain_until is None:
+            self._successors.call_for(link)
 
     def _all_links(self) -> list[Link]:
-        return [*self._links.values(), *self._retiring]
+        return [*self._links.values(), *self._successors.retiring]
 
     def _askable(self) -> list[End]:
-        return [(link, link.renew) for link in self._joined if link not in self._retiring]
+        """A server looks for the signature of the certificate that it was shown on the link."""
+        return [(link, link.renew) for link in self._joined if link.is_current]
 
     def _stop(self, link: Link) -> None:
         stopped = link.stopService()
@@ -362,14 +347,17 @@ class TunnelClient(service.Service):
 
     def may_join(self, link: Link, server_id: str) -> bool:
         """One link a server, by the first address to get there: a second ``hello`` would end the first
-        session.
+        session. A successor joins nobody but the server that it was dialled for.
         """
+        old = self._successors.predecessor(link)
+        if old is not None:
+            if self._claims.get(server_id) is not old:
+                return False
+            self._claims[server_id] = self._links[link.address] = link
+            self._successors.take_place(link)
+            return True
         holder = self._claims.setdefault(server_id, link)
         if holder is link:
-            return True
-        if self._coming.get(link) is holder:
-            self._claims[server_id] = link
-            self._replace(holder, link)
             return True
         if holder in self._joined:
             now = self._reactor.seconds()
@@ -406,38 +394,15 @@ class TunnelClient(service.Service):
         for server_id, holder in list(self._claims.items()):
             if holder is link:
                 del self._claims[server_id]
-        self._forget_coming(link)
-        is_replaced = link in self._retiring
-        self._retiring.discard(link)
-        if link in self._joined:
-            self._joined.discard(link)
-            if is_replaced:
-                return
-            self._joiner.unlinked(link.address, self._reactor.seconds())
-            if self._drain_until is None:
-                self._resolver.look_up_now()
-            self._review()
-
-    # The certificate's end
-
-    def _warn_of_expiry(self) -> None:
-        self._expiry = self._reactor.callLater(_DAY_SECONDS, self._warn_of_expiry)
-        assert self._renewer is not None
-        if not self._renewer.is_overdue:
+        self._successors.parted(link)
+        self._joined.discard(link)
+        if self._is_held(link.address) or not self._joiner.is_linked(link.address):
             return
-        expires = self._credential.certificate.not_valid_after_utc
-        days = (expires - self._wall()).days
-        if days < 0:
-            self.log.error(
-                "the certificate expired on {expires:%Y-%m-%d}; ask for a new invitation"
-                " (tunnel-appliance invite --renew {client})",
-                expires=expires,
-                client=self._invitation.client,
-            )
-        else:
-            self.log.warn(
-                "the certificate expires on {expires:%Y-%m-%d}, in {days} days, and was not renewed: {why}",
-                expires=expires,
-                days=days,
-                why=self._renewer.refusal or "no server is joined",
-            )
+        self._joiner.unlinked(link.address, self._reactor.seconds())
+        if self._drain_until is None:
+            self._resolver.look_up_now()
+        self._review()
+
+    def _is_held(self, address: ServerAddress) -> bool:
+        """Whether a link is there: one that took the place of another, or whose place is taken."""
+        return any(link.address == address for link in (*self._joined, *self._claims.values()))

@@ -129,7 +129,8 @@ class FakeLink:
 
     def send(self) -> None:
         """Write what the session has to say: after every verb of a test as well."""
-        self.transport.write(self.session.data_to_send())
+        if not self.server.withholds:
+            self.transport.write(self.session.data_to_send())
 
     def cut(self) -> None:
         """As a crash would."""
@@ -171,6 +172,7 @@ class FakeServer:
         self.says_it_is = ""
         self.refuses: tuple[str, str] | None = None
         self.hangs_up = False
+        self.withholds = False
         self.ping_seconds = 5.0
         self.crl = 0
         self.links: list[FakeLink] = []
@@ -179,10 +181,14 @@ class FakeServer:
         self.alpn: list[bytes | None] = []
         self._open: set[Any] = set()
         self._closed: list[Deferred[None]] = []
-        self.credential = credential or issued(server_id)
-        self._tls = ServerTls(self.credential, [LINK_ALPN, LANE_ALPN])
+        self.shows(credential or issued(server_id))
         self._port: Any = None
         self._number = 0
+
+    def shows(self, credential: Credential) -> None:
+        """From now on, in new handshakes."""
+        self.credential = credential
+        self._tls = ServerTls(credential, [LINK_ALPN, LANE_ALPN])
 
     def listen(self, host: str = "127.0.0.1") -> ServerAddress:
         """Take connections at a port of its own, or at the same one as before."""
