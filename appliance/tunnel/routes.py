@@ -66,6 +66,11 @@ class Routes(Generic[S]):
         """Ends a session for all its names; those that have none left, in the order of registration."""
         return [name for name in list(self._names.get(session, ())) if self.remove(name, session)]
 
+    def sessions(self, name: str) -> list[S]:
+        """The sessions that serve exactly this name or wildcard."""
+        route = self._routes.get(name)
+        return [] if route is None else list(route.offers)
+
     def match(self, host: str) -> str | None:
         """The name or wildcard that serves a normal host name: itself, else the closest wildcard over it.
 

@@ -22,11 +22,13 @@ def test_the_first_and_the_last_session_of_a_name() -> None:
     assert not routes.add(WWW, "a", TLS_ONLY)
     assert routes.add(APPS, "a", BOTH)
     assert routes.names() == [WWW, APPS]
+    assert (routes.sessions(WWW), routes.sessions(APPS)) == (["a", "b"], ["a"])
     assert not routes.remove(WWW, "a")
     assert not routes.remove(WWW, "a")
     assert not routes.remove("never.example", "a")
     assert routes.remove(WWW, "b")
     assert routes.names() == [APPS]
+    assert routes.sessions(WWW) == []
     assert routes.pick(WWW, http=False) is None
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from twisted.internet.defer import Deferred
@@ -117,7 +117,8 @@ class Links:
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         """``serving(name, certificate_pem)`` at a name's first session, and again for a certificate that
-        lives longer, ``not_serving(name)`` at its last one's end. ``renew`` is what clients ask that of.
+        lives longer, and for another one when that is revoked; ``not_serving(name)`` at its last one's end.
+        ``renew`` is what clients ask that of.
         """
         self.reactor = reactor
         self.readiness = readiness
@@ -135,7 +136,7 @@ class Links:
         self._complaints = complaints
         self.revocations = revocations
         self.renew = renew
-        self._shown: dict[str, datetime] = {}
+        self._shown: dict[str, _Shown] = {}
         self._jitter = jitter
         self._is_draining = False
         self.ping_seconds = PING_SECONDS
@@ -157,6 +158,9 @@ class Links:
         for session in list(self.sessions.values()):
             if session.peer.serial in revoked.serials:
                 self._dismiss(session, "revoked", "the client's certificate was revoked")
+        for name, shown in list(self._shown.items()):
+            if shown.serial in revoked.serials:  # of a session that is over, and others serve the name
+                self._show(name, max(self._routes.sessions(name), key=lambda one: one.peer.expires))
         for link in list(self._links.values()):
             link.give(revoked)
 
@@ -250,10 +254,13 @@ class Links:
         self._log.info(
             "{client} serves {name} here", client=session.peer.id, name=event.name, instance=session.instance
         )
-        if first or session.peer.expires > self._shown[event.name]:
+        if first or session.peer.expires > self._shown[event.name].expires:
             # A nameserver that comes later is shown the same one, and it must not have ended by then.
-            self._shown[event.name] = session.peer.expires
-            self._serving(event.name, session.certificate_pem)
+            self._show(event.name, session)
+
+    def _show(self, name: str, session: Session) -> None:
+        self._shown[name] = _Shown(session.peer.serial, session.peer.expires)
+        self._serving(name, session.certificate_pem)
 
     def _unregister(self, session: Session, name: str) -> None:
         if self._routes.remove(name, session):
@@ -300,6 +307,13 @@ class Links:
         joined, _ = self._orphans.pop(key)
         for each in list(joined):
             each.abort()
+
+
+class _Shown(NamedTuple):
+    """Of the certificate that nameservers are shown for a name."""
+
+    serial: int
+    expires: datetime
 
 
 class _Link(Protocol):

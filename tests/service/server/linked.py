@@ -76,6 +76,7 @@ class Ground:
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str]] = []
+        self.shown: dict[str, bytes] = {}
         self.watches: list[Peer] = []
         self.asked: list[Request] = []
         self.answer: Deferred[str] = Deferred()
@@ -98,7 +99,7 @@ class Ground:
             known=lambda host: False,
             known_as=lambda host: None,
             watch_for=self._watch,
-            serving=lambda name, pem: self.told.append(("serving", name)),
+            serving=self._serving,
             not_serving=lambda name: self.told.append(("not serving", name)),
             challenges=self.challenges,
             renew=self._renew,
@@ -109,6 +110,10 @@ class Ground:
 
     def _examine(self, certificate: x509.Certificate | None, role: Role, wall: datetime) -> Peer:
         return examine(certificate, role=role, ca=CA.certificate, revoked=self.kept.revoked, wall=wall)
+
+    def _serving(self, name: str, certificate_pem: bytes) -> None:
+        self.told.append(("serving", name))
+        self.shown[name] = certificate_pem
 
     def _renew(self, request: Request) -> Deferred[str]:
         self.asked.append(request)

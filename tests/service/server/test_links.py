@@ -26,6 +26,8 @@ from tests.service.server.linked import (
 )
 from tests.tunnel.lists import revoking
 
+DAYS_OF = {"longer": 300, "shorter": 200, "shortest": 100}
+
 
 @pytest_twisted.ensureDeferred
 async def test_registered_served_and_unserved() -> None:
@@ -195,6 +197,29 @@ async def test_a_revocation_list_spreads_both_ways() -> None:
             "the revocation list is not signed by this CA",
         )
         assert first.end is None
+    finally:
+        await ground.close()
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+@pytest_twisted.ensureDeferred
+async def test_a_name_is_not_shown_under_a_certificate_that_is_revoked_while_another_serves_it(
+    is_linked: bool,
+) -> None:
+    ground = Ground()
+    try:
+        longer, shorter, shortest = (client_credential(name, days=days) for name, days in DAYS_OF.items())
+        links = [await ground.link(one) for one in (longer, shorter, shortest)]
+        await until(lambda: all(len(link.names) == 2 for link in links))
+        assert ground.shown == dict.fromkeys(NAMES, longer.certificate_pem())
+        if not is_linked:
+            links[0].abort()
+            await until(lambda: len(ground.server.status()["sessions"]) == 2)
+        ground.told.clear()
+        ground.server.revoke(RevocationList(1, frozenset([longer.certificate.serial_number])))
+        assert ground.shown == dict.fromkeys(NAMES, shorter.certificate_pem())
+        ground.server.revoke(RevocationList(2, frozenset([longer.certificate.serial_number])))
+        assert ground.told == [("serving", name) for name in NAMES]
     finally:
         await ground.close()
 
