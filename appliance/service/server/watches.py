@@ -97,7 +97,7 @@ class Watches(Service):
         self.carrying = Carrying(reactor, self._renewing)
         self.renew: Renew = _nobody_renews
         self.renewer_came: Callable[[], None] = _asleep
-        self.accounts = Accounts(self._machines, self._flush)
+        self.accounts = Accounts(reactor, self._machines, self._flush)
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this nameserver."""
@@ -166,6 +166,7 @@ class Watches(Service):
         """Tell every nameserver that this server leaves."""
         super().stopService()  # type: ignore[no-untyped-call]
         self.challenges.stop()
+        self.accounts.stop()
         for watch in list(self._open):
             watch.leave()
 

@@ -83,7 +83,7 @@ class Ground:
         self.kept = KeptList(CA, lambda revoked: self.server.revoke(revoked))
         self.challenges = Challenges(reactor, list, lambda: None)
         self.watched: list[Any] = []
-        self.accounts = Accounts(lambda: self.watched, lambda: None)
+        self.accounts = Accounts(reactor, lambda: self.watched, lambda: None)
         self.server = TunnelServer(
             reactor,
             server_id="s1",

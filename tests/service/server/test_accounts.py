@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from appliance.fleet import messages
 from appliance.fleet.events import AccountSaid as SaidAtNameserver
 from appliance.fleet.events import ObserverEvent
-from appliance.service.server.accounts import AccountRefused
+from appliance.service.server.accounts import PAUSE_SECONDS, AccountRefused
 from appliance.service.server.watches import Watches
 from appliance.tunnel.account import sign
 from appliance.tunnel.certificates import read_peer
@@ -35,6 +35,7 @@ def test_the_watches_of_now_and_of_later_are_told(watches: Watches, clock: Clock
     first = Watching(watches, clock)
     first.turn()
     watches.accounts.say("session 1", PEER, INSTANCE, said("https://ca.test/1"))
+    clock.advance(PAUSE_SECONDS)
     watches.accounts.say("session 1", PEER, INSTANCE, said("https://ca.test/2", 2))
     watches.accounts.say("session 2", PEER, OTHER, said("https://ca.test/3", 1, OTHER))
     assert urls(first.turn()) == ["https://ca.test/1", "https://ca.test/2", "https://ca.test/3"]
@@ -45,6 +46,49 @@ def test_the_watches_of_now_and_of_later_are_told(watches: Watches, clock: Clock
     last = Watching(watches, clock)
     assert urls(last.turn()) == ["https://ca.test/3"]
     assert urls(first.turn()) == []
+
+
+def test_of_many_in_a_second_the_last_is_passed_on(watches: Watches, clock: Clock) -> None:  # noqa: F811
+    watch = Watching(watches, clock)
+    watch.turn()
+    for number in range(1, 100):
+        watches.accounts.say("session", PEER, INSTANCE, said(f"https://ca.test/{number}", number))
+    watches.accounts.say("session", PEER, INSTANCE, said("https://ca.test/old", 50))
+    watches.accounts.say("other", PEER, OTHER, said("https://ca.test/other", 1, OTHER))
+    assert urls(watch.turn()) == ["https://ca.test/1", "https://ca.test/other"]
+    clock.advance(PAUSE_SECONDS - 0.01)
+    assert urls(watch.turn()) == []
+    clock.advance(0.01)
+    assert urls(watch.turn()) == ["https://ca.test/99"]
+    clock.advance(PAUSE_SECONDS / 2)
+    watches.accounts.say("session", PEER, INSTANCE, said("https://ca.test/100", 100))
+    assert urls(watch.turn()) == []
+    assert "https://ca.test/100" in urls(Watching(watches, clock).turn()), "a new watch hears the newest"
+    clock.advance(PAUSE_SECONDS / 2)
+    assert urls(watch.turn()) == ["https://ca.test/100"]
+    clock.advance(PAUSE_SECONDS)
+    watches.accounts.say("session", PEER, INSTANCE, said("https://ca.test/101", 101))
+    assert urls(watch.turn()) == ["https://ca.test/101"]
+
+
+def test_what_waits_is_said_when_the_session_is_over_and_not_when_the_server_is(
+    watches: Watches,  # noqa: F811
+    clock: Clock,  # noqa: F811
+) -> None:
+    watch = Watching(watches, clock)
+    watch.turn()
+    for session, instance in (("session 1", INSTANCE), ("session 2", OTHER)):
+        for number in (1, 2):
+            watches.accounts.say(
+                session, PEER, instance, said(f"https://ca.test/{session[-1]}-{number}", number, instance)
+            )
+    watch.turn()
+    watches.accounts.over("session 1")
+    assert urls(watch.turn()) == ["https://ca.test/1-2"]
+    watches.accounts.stop()
+    watches.accounts.over("session 2")
+    clock.advance(PAUSE_SECONDS)
+    assert urls(watch.turn()) == []
 
 
 def test_a_certificate_that_cannot_be_shown(
