@@ -7,7 +7,7 @@ one's certificate is revoked or has ended. `wall` is Unix time in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appliance.tunnel.account import MAX_OF_CLIENT
 
@@ -55,8 +55,12 @@ class Accounts:
         """It holds from now on; those that it replaced. None: it changes nothing. Raises TooManyAccounts.
 
         Of one instance the account that was said last holds; of too many instances those that said one last.
+        The same one is also taken from a clock that was set back, if it is under a certificate that lives
+        longer: else it would end with the one before, though its client has renewed that.
         """
         before = self._accounts.get(account.key)
+        if before is not None and (before.url, before.issuers) == (account.url, account.issuers):
+            account = replace(account, at=max(before.at, account.at))
         if before is not None and (
             before == account or (before.at, before.expires) > (account.at, account.expires)
         ):
@@ -77,6 +81,10 @@ class Accounts:
         for name in account.names:
             self._of_name.setdefault(name, set()).add(account.key)
         return gone
+
+    def held(self, key: Key) -> Account:
+        """The one of this instance, which there is."""
+        return self._accounts[key]
 
     def revoke(self, serials: Collection[int]) -> list[Account]:
         """The certificates of these serial numbers are revoked; whose accounts hold no more."""

@@ -34,6 +34,21 @@ def test_of_one_instance_the_account_that_was_said_last_holds() -> None:
     assert list(accounts) == [renewed]
 
 
+def test_a_clock_that_was_set_back_does_not_lose_an_account_with_the_certificate_before() -> None:
+    accounts = Accounts()
+    first = account(at=100)
+    accounts.know(first)
+    renewed = account(serial=2, expires=2000.0, at=50)
+    assert accounts.know(renewed) == [first]
+    assert accounts.expire(1000.0) == []
+    assert list(accounts) == [replace(renewed, at=100)] == [accounts.held(first.key)]
+    assert accounts.know(first) is None, "said again by somebody who kept it"
+    assert accounts.know(renewed) is None
+    assert accounts.know(account(url="https://ca.test/2", serial=2, expires=2000.0, at=99)) is None
+    assert accounts.know(account(issuers=("other.test",), serial=2, expires=3000.0, at=99)) is None
+    assert accounts.know(account(serial=1, at=101)) == [replace(renewed, at=100)], "what is newer holds"
+
+
 def test_two_instances_have_one_each_and_of_too_many_the_newest_are_kept() -> None:
     accounts = Accounts()
     all_of_it = [account(instance=f"i{number:02}", at=number) for number in range(MAX_OF_CLIENT + 1)]

@@ -79,7 +79,8 @@ class Accounts(Service):
             return
         if gone is None:
             return
-        kept = self._store.keep_account(*account.key, json.dumps(asdict(account)))
+        held = self._known.held(account.key)
+        kept = self._store.keep_account(*account.key, json.dumps(asdict(held)))
         kept.addCallback(lambda _: self._changed(account.names)).addErrback(_already_told)
         self._gone([one for one in gone if one.key != account.key])
 

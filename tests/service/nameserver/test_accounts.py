@@ -134,6 +134,26 @@ def test_a_restart_begins_with_what_was_there(ground: Ground, tmp_path: Path) ->
     )
 
 
+def test_what_was_said_under_a_clock_that_was_set_back_is_on_disk_as_new_as_before(
+    ground: Ground, tmp_path: Path
+) -> None:
+    ground.accounts.said(said(at=100, expires=WALL + 10))
+    ground.accounts.said(said(at=50, serial=2, expires=YEAR))
+    ground.run()
+    ground.stop()
+    again = Ground(tmp_path)
+    again.accounts.said(said(TWO, at=99, serial=2))
+    again.run()
+    assert again.caa(WWW) == [bound("issue", ONE)]
+    assert [one["expires"] for one in again.accounts.status()] == [YEAR]
+    ground.accounts, ground.registry, ground.store, ground.clock = (
+        again.accounts,
+        again.registry,
+        again.store,
+        again.clock,
+    )
+
+
 def test_they_end_with_the_certificate_of_the_client(ground: Ground) -> None:
     ground.accounts.said(said(expires=WALL + 30))
     ground.accounts.said(said(TWO, client="second", serial=2))
