@@ -256,7 +256,7 @@ def status(where: Any, as_json: bool) -> None:
             console.print(f"{heading.replace('_', ' ')}: {value}", highlight=False, markup=False)
     for one in result.pop("uncertified", ()):
         since = datetime.fromtimestamp(one["since"], UTC)
-        line = f"{one['name']}: no certificate: {one['why']}"
+        line = f"{one['name']}: no new certificate: {one['why']}"
         line += f" (client {one['client']}, since {since:%Y-%m-%d %H:%M} UTC)"
         console.print(line, highlight=False, markup=False)
     for heading, rows in result.items():

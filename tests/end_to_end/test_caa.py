@@ -107,10 +107,10 @@ def refused(site: Certified, label: str) -> None:
     why = f"CAA: issue 'other.example' is not for {CA}"
     assert client.process is not None
     client.process.says(f"{label}.{ZONE}: no certificate from localhost yet: {why}", 20)
-    line = f"{label}.{ZONE}: no certificate: {why} (client {label}, since "
+    line = f"{label}.{ZONE}: no new certificate: {why} (client {label}, since "
     wait_for(lambda: line in site.appliance.command("status"), 10, "what status says")
     assert site.appliance.process is not None
-    assert f"{label}: {label}.{ZONE}: no certificate: {why}" in site.appliance.process.output
+    assert f"{label}: {label}.{ZONE}: no new certificate: {why}" in site.appliance.process.output
     assert site.appliance.dig(f"_acme-challenge.{label}.{ZONE}", "TXT") == []
     client.kill()
     wait_for(lambda: status(site.appliance)["uncertified"] == [], 10, "the end of its link")

@@ -439,7 +439,7 @@ class _Link(Protocol):
             elif isinstance(event, AccountSaid):
                 self._account_said(event)
             elif isinstance(event, CertificateMissed):
-                links._complaints.warn(self._peer.id, f"{event.name}: no certificate: {event.text}")
+                links._complaints.warn(self._peer.id, f"{event.name}: no new certificate: {event.text}")
             elif isinstance(event, NameRefused):
                 links._complaints.warn(self._peer.id, f"{event.name} refused: {event.text}")
             elif isinstance(event, Ended):
