@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from appliance.service import keepalive
+from appliance.service.client.localports import LocalPorts
 from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, WRITABLE, Readiness
 
@@ -34,6 +35,7 @@ class Dialling:
 
     def __init__(self, readiness: Readiness, clock: Any, seconds: float) -> None:
         self.readiness = readiness
+        self.ports = LocalPorts()
         self.waiting = Deadlines[Dial](clock, seconds, lambda dial: dial.timed_out())
 
     def dial(self, targets: Sequence[Target], done: Done) -> Dial:
@@ -74,13 +76,28 @@ class Dial:
         while self._targets:
             target = self._targets.pop(0)
             try:
-                self._sock = _connecting(target)
+                self._sock = self._connecting(target)
             except OSError as error:
                 self._error = error
                 continue
             self._dialling.readiness.register(self._sock, self._ready)
             return
         self._tell(self._error or OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ)))
+
+    def _connecting(self, target: Target) -> socket.socket:
+        sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        try:
+            if isinstance(target.address, str):
+                number = sock.connect_ex(target.address)
+            else:
+                keepalive.of_visitors(sock)
+                number = self._dialling.ports.connect(sock, target.address)
+            if number not in (0, errno.EINPROGRESS):
+                raise OSError(number, os.strerror(number))
+        except BaseException:
+            sock.close()
+            raise
+        return sock
 
     def _ready(self, events: int) -> None:
         sock = self._sock
@@ -112,17 +129,3 @@ class Dial:
             self._dialling.readiness.forget(self._sock)
             self._sock.close()
             self._sock = None
-
-
-def _connecting(target: Target) -> socket.socket:
-    sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
-    try:
-        if target.family != socket.AF_UNIX:
-            keepalive.of_visitors(sock)
-        number = sock.connect_ex(target.address)
-        if number not in (0, errno.EINPROGRESS):
-            raise OSError(number, os.strerror(number))
-    except BaseException:
-        sock.close()
-        raise
-    return sock
