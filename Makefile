@@ -29,6 +29,8 @@ MYPY_PATHS := appliance tests twisted/plugins deploy docs benchmarks
 .PHONY: run test prove bench-dns bench-relay bench-tls chaos measure check docs packages clean
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
+# Where it is set, each of the some hundred programs that the tests start would compile the whole project again.
+unexport PYTHONDONTWRITEBYTECODE
 
 run: .venv/ready
 	@exec .venv/bin/python deploy/demo.py --dns-port $(DNS_PORT) --tls-port $(TLS_PORT) --http-port $(HTTP_PORT)
