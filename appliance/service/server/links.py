@@ -58,10 +58,11 @@ from appliance.tunnel.session import (
 #: Instances of one client certificate that share its names: enough for a rolling deploy of a large service,
 #: few enough that a stolen certificate cannot fill the table.
 _INSTANCES_AT_MOST = 16
-#: Above so many links each gets a ping every 30 s only, below half as many every 5 s again: what links cost
-#: at rest does not grow for ever.
+#: Above so many links each gets a ping a minute, below half as many every 5 s again: what links cost at rest
+#: does not grow for ever. Pings find a program that hangs; the kernel finds a dead host, and keeps a NAT's
+#: mapping alive, at a far lower price.
 _MANY_LINKS = 500
-_PING_SECONDS_OF_MANY = 30.0
+_PING_SECONDS_OF_MANY = 60.0
 #: Visitors joined through a client whose link went silent are left alone for so long: he may come back.
 _ORPHANS_SECONDS = 60.0
 #: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
