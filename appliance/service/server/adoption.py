@@ -163,6 +163,7 @@ class _Doorstep(Protocol):
         transport: Any = self.transport
         adoption = self._adoption
         self._handshake_over()
+        adoption._readiness.look()  # that was a millisecond, and this is another
         alpn = transport.negotiatedProtocol
         if alpn not in adoption._protocols:
             self.cut()

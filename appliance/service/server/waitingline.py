@@ -56,6 +56,7 @@ class WaitingLine:
 
     def _go_on(self) -> None:
         """One at a time: its beginning takes a few milliseconds, and visitors have their turn in between."""
+        self._readiness.look()
         now = self._clock.seconds()
         first = next(iter(self._waiting), None) if self._turnstile.opens_at(now) <= now else None
         octets = b"" if first is None else self._waiting.pop(first)
