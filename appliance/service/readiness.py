@@ -56,6 +56,7 @@ class Readiness:
         self._gone: set[int] = set()  # forgotten since the last poll
         self._again: deque[Callable[[], None]] = deque()
         self._again_call: Any = None
+        self._is_telling = False
 
     def start(self) -> None:
         """Open the epoll: after twistd's fork, for a child does not share its parent's."""
@@ -103,6 +104,13 @@ class Readiness:
         self._again.append(call)
         self._book_turn()
 
+    def look(self) -> None:
+        """Tell now what there is to tell, in the midst of something long that is not ours; nothing, where an
+        owner is being told something anyway.
+        """
+        if not self._is_telling:
+            self._tell_events()
+
     def _book_turn(self) -> None:
         if self._again_call is None:
             self._again_call = self._reactor.callLater(0, self._run_again)
@@ -139,6 +147,7 @@ class Readiness:
             return 0
         events = self._epoll.poll(0, _EVENTS_A_CALL)
         self._gone.clear()
+        self._is_telling = True
         for fd, event in events:
             ready = self._ready.get(fd)
             # The number of a socket that was closed in this round may be a new one's already; the event
@@ -148,6 +157,7 @@ class Readiness:
                     ready(event)
                 except Exception:
                     self._failed()
+        self._is_telling = False
         return len(events)
 
     def _next_is_ours(self) -> bool:

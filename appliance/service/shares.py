@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 TURN_SECONDS = 0.002
-"""Of a turn, for all of them together, and a piece more. A visitor is served in five to ten turns, and may
-wait for them in each: with 10 ms he waited longer for them than for his way to the server.
+"""Of a turn, for all of them together, and a piece more: so long do questions and other links wait. Visitors
+do not: they are looked for between two pieces.
 """
 PIECE_OCTETS = 2048
 """At a time: 20 to 30 messages, of which the dearest (a registration) costs 0.2 ms."""
@@ -66,8 +66,10 @@ class Share:
 class Shares:
     """The turns of one reactor."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, look: Callable[[], None] = lambda: None) -> None:
+        """``look`` serves those who go first: before each piece, and behind the last."""
         self._reactor = reactor
+        self._look = look
         self._waiting: dict[Share, None] = {}
         self._turn: Any = None
         self._until = 0.0
@@ -105,7 +107,10 @@ class Shares:
         self._is_going_on = True
         try:
             while self._waiting:
-                share = next(iter(self._waiting))
+                self._look()
+                share = next(iter(self._waiting), None)
+                if share is None:
+                    return
                 del self._waiting[share]
                 if share._hear_a_piece():
                     self._waiting.setdefault(share)
@@ -113,3 +118,4 @@ class Shares:
                     return
         finally:
             self._is_going_on = False
+            self._look()

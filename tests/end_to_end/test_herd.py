@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,13 @@ from tests.end_to_end.visitors import fetch
 CLIENTS = 1000
 BACK_SECONDS = 20.0
 BEGUN_AT_MOST, WINDOW_SECONDS = 10, 0.1
-BASELINE_VISITS = 400
+BASELINE_VISITS = 1000
 OWN_CLIENTS = 4
 NAME = f"www.{ZONE}"
-FLOOR_SECONDS = 0.025
-"""Of a p99 that is lower than this a doubling is the noise of the machine."""
+FLOOR_SECONDS = 0.0125
+"""A p99 before that is lower counts as this: it was 7 to 15 ms in eight runs of the same. Without it the
+doubling is missed after SIGTERM: 2.1 and 2.5 times in two of two runs, 1.5 and 2.0 after SIGKILL.
+"""
 
 
 class Herd:
@@ -138,7 +140,8 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Herd]:
         made.kill()
 
 
-def measure(herd: Herd, end: signal.Signals) -> None:
+def measure(herd: Herd, end: signal.Signals) -> Callable[[], None]:
+    """Ends and starts the server, prints the figures, and gives what holds them to the bar."""
     before = [herd.visit() for _ in range(BASELINE_VISITS)]
     seconds, most, visits = come_back(herd, end)
     called = f"herd_of_{herd.count}_after_{end.name.lower()}"
@@ -146,16 +149,20 @@ def measure(herd: Herd, end: signal.Signals) -> None:
     print(f"measured {called}_handshakes_begun_in_100_ms {most}")
     print(f"measured {called}_visitors_p99_before {p99(before):.4f} s")
     print(f"measured {called}_visitors_p99_meanwhile {p99(visits):.4f} s of {len(visits)}")
-    assert most <= BEGUN_AT_MOST
-    assert seconds <= BACK_SECONDS
-    assert p99(visits) <= 2 * max(p99(before), FLOOR_SECONDS)
+
+    def check() -> None:
+        assert most <= BEGUN_AT_MOST
+        assert seconds <= BACK_SECONDS
+        assert p99(visits) <= 2 * max(p99(before), FLOOR_SECONDS)
+
+    return check
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("herd", [CLIENTS], indirect=True)
 def test_a_thousand_clients_after_a_crash_and_a_restart(herd: Herd) -> None:
-    measure(herd, signal.SIGKILL)
-    measure(herd, signal.SIGTERM)
+    for check in [measure(herd, signal.SIGKILL), measure(herd, signal.SIGTERM)]:
+        check()
 
 
 @pytest.mark.parametrize("herd", [60], indirect=True)

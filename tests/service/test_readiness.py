@@ -221,3 +221,28 @@ def test_the_reactor_gets_its_turn_though_there_is_much_to_do() -> None:
         reactor.advance(0)
         assert due[0] < 20
         assert calls == list(range(100))
+
+
+def test_a_look_tells_at_once_and_never_in_the_midst_of_another() -> None:
+    with turning() as (reactor, readiness):
+        (near, far), (other, far_other) = tcp_pair(), tcp_pair()
+        order: list[str] = []
+
+        def heard(events: int) -> None:
+            if events & READABLE:
+                far_other.send(b"x")
+                order.append("begins")
+                readiness.look()
+                order.append("ends")
+
+        readiness.register(near, heard)
+        readiness.register(other, lambda events: order.append("other") if events & READABLE else None)
+        reactor.turn()
+        far.send(b"x")
+        readiness.look()
+        assert order == ["begins", "ends"]
+        readiness.look()
+        assert order == ["begins", "ends", "other"]
+        for sock in (near, far, other, far_other):
+            readiness.forget(sock)
+            sock.close()

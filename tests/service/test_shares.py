@@ -137,3 +137,25 @@ def test_what_is_said_while_another_is_heard_comes_next_and_not_in_between(clock
     below = shares.share(hear, StringTransport())
     below.received(b"hello")
     assert order == ["below begins", "below ends", "above"]
+
+
+def test_others_are_looked_for_before_each_piece_and_behind_the_last(clock: Clock) -> None:
+    order: list[str] = []
+    shares = Shares(clock, lambda: order.append("others"))
+    talkers = [
+        shares.share(lambda octets, number=number: order.append(number), StringTransport())  # type: ignore[misc]
+        for number in ("first", "second")
+    ]
+    talkers[0].received(bytes(2 * PIECE_OCTETS))
+    talkers[1].received(b"hello")
+    assert order == ["others", "first", "others", "first", "others", "others", "second", "others"]
+
+
+def test_who_left_while_others_were_served_is_not_heard(clock: Clock) -> None:
+    leaving: list[Share] = []
+    shares = Shares(clock, lambda: leaving.pop().finish() if leaving else None)
+    talker = Slow(clock, shares, 0.0)
+    leaving.append(talker.share)
+    talker.share.received(b"goodbye")
+    assert talker.heard == [b"goodbye"]  # once, at its end
+    assert not clock.getDelayedCalls()

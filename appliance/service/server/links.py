@@ -126,7 +126,7 @@ class Links:
         self.server_id = server_id
         self.boot = boot
         self.service_name = service_name
-        self.shares = Shares(reactor)
+        self.shares = Shares(reactor, readiness.look)
         self.sessions: dict[bytes, Session] = {}
         self._routes = routes
         self._serving = serving

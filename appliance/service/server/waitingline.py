@@ -16,7 +16,7 @@ from appliance.tunnel.herd import PAUSE_SECONDS, Turnstile
 
 #: A client gives a handshake 10 s; who would wait for most of that does better to come again later, by his
 #: own jitter.
-_WAITING_SECONDS = 8.0
+_WAITING_SECONDS = 9.0
 WAITING_AT_MOST = int(_WAITING_SECONDS / PAUSE_SECONDS)
 
 
@@ -56,6 +56,7 @@ class WaitingLine:
 
     def _go_on(self) -> None:
         """One at a time: its beginning takes a few milliseconds, and visitors have their turn in between."""
+        self._readiness.look()
         now = self._clock.seconds()
         first = next(iter(self._waiting), None) if self._turnstile.opens_at(now) <= now else None
         octets = b"" if first is None else self._waiting.pop(first)

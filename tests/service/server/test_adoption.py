@@ -147,3 +147,37 @@ async def test_who_was_reset_before_he_was_adopted() -> None:
         assert adopted._handshakes == 0
     finally:
         await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_visitors_come_between_a_handshake_and_what_its_certificate_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ground = Ground()
+    try:
+        adopted: Any = ground.server._adoption
+        order: list[str] = []
+        examine, over = adopted._examine, adoption._Doorstep._handshake_over
+        look = ground.server._readiness.look
+
+        def is_over(doorstep: adoption._Doorstep) -> None:
+            order.append("handshake")
+            over(doorstep)
+
+        def examined(*what: Any) -> Any:
+            order.append("certificate")
+            return examine(*what)
+
+        def looked() -> None:
+            order.append("visitors")
+            look()
+
+        monkeypatch.setattr(adoption._Doorstep, "_handshake_over", is_over)
+        monkeypatch.setattr(adopted, "_examine", examined)
+        monkeypatch.setattr(ground.server._readiness, "look", looked)
+        link = await ground.link(client_credential())
+        await until(lambda: link.names)
+        at = order.index("certificate")
+        assert order[at - 2 : at] == ["handshake", "visitors"]
+    finally:
+        await ground.close()

@@ -19,6 +19,10 @@ class Doors(Readiness):
 
     def __init__(self) -> None:
         self.watching: dict[socket.socket, object] = {}
+        self.looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
 
     def change(self, wire: object, ready: object) -> None:
         assert isinstance(wire, socket.socket)
@@ -66,6 +70,7 @@ def test_each_in_his_turn(line: Line) -> None:
     assert not line.adopted  # each has a turn of the reactor of its own
     line.clock.advance(0)
     assert line.adopted == [(0.0, 0)]
+    assert line.doors.looks == 1  # visitors first
     line.clock.advance(PAUSE_SECONDS / 2)
     assert len(line.adopted) == 1
     line.clock.pump([PAUSE_SECONDS / 4] * 4 * 24)
