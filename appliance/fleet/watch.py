@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from cryptography import x509
@@ -423,6 +423,23 @@ class Observer:
         """Gives the other end this revocation list, unless the one that it holds is as new."""
         for part in self._crl.to_give(revoked):
             self._say(part)
+
+    def revoke(self, serials: Collection[int]) -> list[ObserverEvent]:
+        """Certificates of these serial numbers are revoked: what was said under them holds no more. An honest
+        server takes it back itself, a stolen one does not.
+        """
+        revoked = {
+            fingerprint: f"the certificate {peer.serial:x} was revoked"
+            for fingerprint, peer in self._certificates.items()
+            if isinstance(peer, Peer) and peer.serial in serials
+        }
+        self._certificates |= revoked
+        events: list[ObserverEvent] = []
+        for name in [name for name, fingerprint in self._under.items() if fingerprint in revoked]:
+            events += self._no_longer_served(name)
+        for said in [said for said, fingerprint in self._challenges.items() if fingerprint in revoked]:
+            events.append(ChallengeWithdrawn(*said))
+        return events
 
     def withdrawn(self, *, held: bool) -> None:
         """The draining server is out of what is published; or not, for there is no other (`held`)."""

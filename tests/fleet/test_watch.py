@@ -332,6 +332,39 @@ def test_a_revoked_certificate_serves_no_name() -> None:
     assert "revoked" in pair.at_observer[1].text
 
 
+def test_what_was_said_under_a_certificate_holds_no_more_when_it_is_revoked() -> None:
+    other = "other.example.org"
+    second = issue_client(CA, client_id="c2", names=[other], service_name=SERVICE_NAME, wall=WALL)
+    pair = Pair({WWW: SHOWN, other: shown(second.certificate)})
+    pair.server.challenge(WILD, VALUE, 600, signed(WILD), SHOWN)
+    pair.speak()
+    pair.at_observer.clear()
+    serials = frozenset({CLIENT.certificate.serial_number, 7})
+    gone = [ServingStopped(WWW), ChallengeWithdrawn(WILD, VALUE)]
+    assert pair.observer.revoke(serials) == gone
+    assert pair.observer.revoke(serials) == []
+    pair.server.serving(WILD, SHOWN)  # it goes on claiming
+    pair.server.not_serving(WWW)
+    pair.speak()
+    (refused,) = pair.at_observer
+    assert isinstance(refused, NameRefused)
+    assert "revoked" in refused.text
+    pair.at_observer.clear()
+    pair.server.serving(other, shown(SECOND.certificate))
+    pair.server.serving(WWW, shown(SECOND.certificate))
+    pair.speak()
+    assert pair.at_observer[-1] == ServingStarted(WWW, SECOND.certificate.not_valid_after_utc.timestamp())
+
+
+def test_what_is_revoked_in_a_snapshot_is_not_in_it() -> None:
+    pair = Pair({WWW: SHOWN})
+    octets = pair.server.data_to_send()
+    before, end = octets.rsplit(b"\n", 2)[0] + b"\n", octets.rsplit(b"\n", 2)[1] + b"\n"
+    pair.observer.receive(before, 0.0)
+    assert pair.observer.revoke(frozenset({CLIENT.certificate.serial_number})) == []
+    assert pair.observer.receive(end, 0.0) == [SnapshotTaken({})]
+
+
 def test_a_name_that_goes_on_under_another_certificate_is_judged_again() -> None:
     pair = Pair({WWW: SHOWN})
     pair.speak()

@@ -218,6 +218,14 @@ class Dial:
             self.observer.give(revoked)
             self._wire.flush()
 
+    def revoke(self, revoked: RevocationList) -> None:
+        """This is the revocation list now: no word of those on it counts."""
+        if self.observer is not None and not self.is_over:
+            gone = self.observer.revoke(revoked.serials)
+            if gone:
+                self._heard(self, gone)
+            self.give(revoked)
+
     def examine_again(self) -> None:
         """The revocation list is another one."""
         if self.peer is not None and not self.is_over:

@@ -153,7 +153,7 @@ class Watcher(Service):
 
     def revoke(self, revoked: RevocationList) -> None:
         """End the watches of every server whose certificate is on the list, and take it out; give the list to
-        the others.
+        the others, and believe nothing that they said of a client who is on it.
         """
         for place in tuple(self._places.values()):
             place.revoke(revoked)
@@ -329,7 +329,7 @@ class _Place:
             if self.watch is not None:
                 self.watch.examine_again()
         elif self.watch is not None:
-            self.watch.give(revoked)
+            self.watch.revoke(revoked)
 
     def status(self) -> dict[str, Any]:
         """Plain values for the operator."""

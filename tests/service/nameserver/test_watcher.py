@@ -636,6 +636,18 @@ def test_the_last_server_that_drains_stays(world: World) -> None:
     assert said == [True]
 
 
+def test_a_server_that_goes_on_under_a_revoked_certificate_is_not_believed(three: World) -> None:
+    three.network.up[A].serving(WWW, PEM)
+    three.run(0.1)
+    revoked = revoking(CA, [CLIENT.certificate.serial_number], 2, WALL)
+    three.network.revocations.revoked = revoked
+    names = [{one["id"]: one["names"] for one in three.bench.registry.status()["servers"]}["a"]]
+    three.watcher.revoke(revoked)
+    names.append({one["id"]: one["names"] for one in three.bench.registry.status()["servers"]}["a"])
+    assert names == [1, 0]
+    assert three.standing() == dict.fromkeys("abc", "up")
+
+
 def test_a_revocation_list_goes_from_one_server_to_the_others_and_takes_one_out(three: World) -> None:
     three.network.revocations.tell = three.watcher.revoke  # type: ignore[attr-defined]
     revoked = revoking(CA, [CREDENTIALS[C].certificate.serial_number], 2, WALL)
