@@ -434,6 +434,11 @@ class _Session:
         self._unsent.clear()  # it ends in the middle of nothing: whole lines only were waiting
         return self._fail("slow", f"more than {MAX_UNSENT_OCTETS} octets waited for the other end to read")
 
+    def _say(self, message: Message) -> None:
+        """Sends it, unless there is no session yet or any more."""
+        if self.state not in (State.OPENING, State.ENDED):
+            self._send(message)
+
     def _send(self, message: Message) -> None:
         self._unsent += encode(message)
 
@@ -502,18 +507,15 @@ class ServerSession(_Session):
 
     def deny_challenge(self, name: str, value: str, text: str) -> None:
         """Tells the client that a challenge goes no further."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(ChallengeRefused(name, value, text))
+        self._say(ChallengeRefused(name, value, text))
 
     def renewed(self, certificate: str) -> None:
         """Gives the client the certificate that it asked for."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(Renewed(certificate))
+        self._say(Renewed(certificate))
 
     def refuse_renewal(self, text: str) -> None:
         """Tells the client why it gets none now."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(RenewRefused(text))
+        self._say(RenewRefused(text))
 
     def drain(self, reconnect_in: float) -> None:
         """Tells the client that this server will leave, and in how many seconds to come back."""
@@ -657,8 +659,7 @@ class ClientSession(_Session):
 
     def renew(self, request: str, signature: str) -> None:
         """Asks for another certificate; before the welcome nothing is said."""
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(Renew(request, signature))
+        self._say(Renew(request, signature))
 
     def account(self, url: str, issuers: tuple[str, ...], at: int, signature: str) -> None:
         """Says the client's account at a CA; before the welcome nothing is said."""
@@ -671,10 +672,6 @@ class ClientSession(_Session):
     def certified(self, name: str) -> None:
         """Says that there is one."""
         self._say(Certified(name))
-
-    def _say(self, message: Message) -> None:
-        if self.state not in (State.OPENING, State.ENDED):
-            self._send(message)
 
     def drain(self) -> None:
         """Tells the server to send no new visitors. Once is enough."""
