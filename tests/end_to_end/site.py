@@ -285,3 +285,17 @@ def tls_context(ca: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     ca.configure_trust(context)
     return context
+
+
+def follower(primary: Appliance, directory: Path, address: str) -> Appliance:
+    """A nameserver without a tunnel server, called as its directory, enrolled at `primary`; not started."""
+    enrolment = directory.with_name(f"{directory.name}.toml")
+    where = ("--nameserver", "--no-server", "--dns-port", str(primary.ports.dns))
+    primary.command("enroll", *where, directory.name, address, "--output", enrolment)
+    made = Appliance(directory, primary.ports, address, enrolment=enrolment, server=False)
+    settings = directory / "appliance.toml"
+    settings.write_text(
+        settings.read_text() + f'[nameserver]\nenrolment = "{enrolment}"\n'
+        f'private_addresses = true\nlisten = ["{address}:{primary.ports.dns}"]\n'
+    )
+    return made

@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from tests.end_to_end.programs import need, wait_for
-from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports
+from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports, follower
 
 NS1, NS2, T1, T2 = (f"127.0.0.{number}" for number in (1, 2, 3, 4))
 NAME = f"www.{ZONE}"
@@ -42,15 +42,7 @@ class Site:
 
     def follow(self) -> None:
         """Add ns2."""
-        enrolment = self.base / "ns2.toml"
-        where = ("--nameserver", "--no-server", "--dns-port", str(self.ports.dns))
-        self.ns1.command("enroll", *where, "ns2", NS2, "--output", enrolment)
-        self.ns2 = Appliance(self.base / "ns2", self.ports, NS2, enrolment=enrolment, server=False)
-        settings = self.base / "ns2" / "appliance.toml"
-        settings.write_text(
-            settings.read_text() + f'[nameserver]\nenrolment = "{enrolment}"\n'
-            f'private_addresses = true\nlisten = ["{NS2}:{self.ports.dns}"]\n'
-        )
+        self.ns2 = follower(self.ns1, self.base / "ns2", NS2)
         self.running.append(self.ns2)
         self.ns2.start(SECONDS)
         wait_for(lambda: self.ns2.dig(f"static.{ZONE}", "A") == ["192.0.2.80"], SECONDS, "the copied zone")

@@ -24,7 +24,7 @@ from appliance.tunnel.certificates import Credential, read_certificate, read_cre
 from appliance.tunnel.invitation import read_invitation
 from tests.end_to_end.programs import wait_for
 from tests.end_to_end.resolving import NoRetry
-from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports, tls_context
+from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports, follower, tls_context
 from tests.end_to_end.test_clock import LIBRARY, Clocks
 from tests.end_to_end.visitors import fetch
 
@@ -95,15 +95,7 @@ class Site:
 
     def follow(self) -> None:
         """Add ns2."""
-        enrolment = self.base / "ns2.toml"
-        where = ("--nameserver", "--no-server", "--dns-port", str(self.ports.dns))
-        self.ns1.command("enroll", *where, "ns2", NS2, "--output", enrolment)
-        self.ns2 = Appliance(self.base / "ns2", self.ports, NS2, enrolment=enrolment, server=False)
-        settings = self.base / "ns2" / "appliance.toml"
-        settings.write_text(
-            settings.read_text() + f'[nameserver]\nenrolment = "{enrolment}"\n'
-            f'private_addresses = true\nlisten = ["{NS2}:{self.ports.dns}"]\n'
-        )
+        self.ns2 = follower(self.ns1, self.base / "ns2", NS2)
         self.running.append(self.ns2)
         self.ns2.start(SECONDS)
 
