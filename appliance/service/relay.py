@@ -141,8 +141,6 @@ class _Flow:
         "pipe_octets",
         "quick",
         "read_end",
-        "recv",
-        "send",
         "sink",
         "source",
         "unsure",
@@ -157,8 +155,6 @@ class _Flow:
         self.joined = joined
         self.source = source
         self.sink = sink
-        self.recv = source.recv
-        self.send = sink.send
         self.bare = bare
         self.waiting = first  # read and not yet written
         self.pipe: tuple[int, int] | None = None  # borrowed while bulky
@@ -177,7 +173,7 @@ class _Flow:
         """The source's socket is ready (HOT)."""
         if self.quick and not events & ENDING:
             try:
-                octets = self.recv(_READ_OCTETS)
+                octets = self.source.recv(_READ_OCTETS)
             except BlockingIOError:  # it is writable, and nobody waits for that
                 return
             except OSError as error:
@@ -186,7 +182,7 @@ class _Flow:
             size = len(octets)
             self.octets += size
             try:
-                sent = self.send(octets)
+                sent = self.sink.send(octets)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -295,7 +291,7 @@ class _Flow:
             sink = self.sink.fileno()
             self.pipe_octets -= os.splice(self.pipe[0], sink, self.pipe_octets, flags=_SPLICE_FLAGS)
         while self.waiting:
-            self.waiting = self.waiting[self.send(self.waiting) :]
+            self.waiting = self.waiting[self.sink.send(self.waiting) :]
         return self.holding is None or self.holding.flush()
 
     def _read(self) -> int:
@@ -315,7 +311,7 @@ class _Flow:
                 self.read_end = True
             return got
         try:
-            octets = self.recv(_READ_OCTETS)
+            octets = self.source.recv(_READ_OCTETS)
         except BlockingIOError:
             self.unsure = False
             raise
@@ -356,13 +352,21 @@ class _Flow:
 class Joined:
     """Two wires that are one connection now."""
 
-    __slots__ = ("_ended", "from_a", "from_b", "over", "relay")
+    __slots__ = ("_among", "_ended", "from_a", "from_b", "over", "relay")
 
     def __init__(
-        self, relay: Relay, a: Wire, b: Wire, to_a: bytes, to_b: bytes, ended: Callable[[Ended], None]
+        self,
+        relay: Relay,
+        a: Wire,
+        b: Wire,
+        to_a: bytes,
+        to_b: bytes,
+        among: set[Joined],
+        ended: Callable[[Ended], None] | None,
     ) -> None:
         self.relay = relay
         self.over = False
+        self._among = among
         self._ended = ended
         bare = isinstance(a, socket.socket) and isinstance(b, socket.socket)
         self.from_a = _Flow(self, a, b, to_b, bare)
@@ -386,7 +390,9 @@ class Joined:
             self.relay.readiness.forget(flow.source)
             flow.source.close()
         self.relay.joined.discard(self)
-        self._ended(Ended(self.from_a.octets, self.from_b.octets, error))
+        self._among.discard(self)
+        if self._ended is not None:
+            self._ended(Ended(self.from_a.octets, self.from_b.octets, error))
 
 
 def _error_of(wire: Wire) -> OSError | None:
@@ -422,18 +428,21 @@ class Relay:
         a: Wire,
         b: Wire,
         *,
-        ended: Callable[[Ended], None],
+        among: set[Joined],
+        ended: Callable[[Ended], None] | None = None,
         to_a: bytes = b"",
         to_b: bytes = b"",
     ) -> Joined:
         """Make ``a`` and ``b``, both registered with the readiness, one connection, and own them until it has
         ended.
 
-        ``to_a`` and ``to_b`` go out first: what an earlier owner read and did not use. ``ended`` is called
-        once, when both wires are closed; it may be called before ``join`` returns.
+        ``to_a`` and ``to_b`` go out first: what an earlier owner read and did not use. Until the end it is
+        ``among`` those whom the caller may have to end together. ``ended`` is called once, when both wires
+        are closed; it may be called before ``join`` returns.
         """
-        joined = Joined(self, a, b, to_a, to_b, ended)
+        joined = Joined(self, a, b, to_a, to_b, among, ended)
         self.joined.add(joined)
+        among.add(joined)
         for flow in (joined.from_a, joined.from_b):
             self.readiness.change(flow.source, flow.ready)
         joined.from_a.pump()

@@ -79,7 +79,7 @@ def converse(
     for sock in (near, far):
         readiness.register(sock, lambda events: None)
     to_origin = requests.from_visitor(first)
-    wire.joined = Relay(readiness).join(wire, far, to_b=to_origin, ended=talk.ended.append)
+    wire.joined = Relay(readiness).join(wire, far, to_b=to_origin, among=set(), ended=talk.ended.append)
     return talk
 
 

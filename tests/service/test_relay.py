@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.service.readiness import Readiness
-from appliance.service.relay import Ended, Pipes, Relay, Wire, reset_on_close
+from appliance.service.relay import Ended, Joined, Pipes, Relay, Wire, reset_on_close
 from tests.effort import examples
 from tests.service.turning import Turning, tcp_pair, turning
 
@@ -33,6 +33,7 @@ class Ends:
     left: socket.socket
     right: socket.socket
     ended: list[Ended] = field(default_factory=list)
+    among: set[Joined] = field(default_factory=set)
 
     def receive(self, sock: socket.socket, count: int) -> bytes:
         got = bytearray()
@@ -75,7 +76,7 @@ def join(
     ends = Ends(reactor, Relay(readiness), left, right)
     for sock in (a, b):
         readiness.register(sock, lambda events: None)
-    ends.relay.join(a, b, ended=ends.ended.append, to_a=to_a, to_b=to_b)
+    ends.relay.join(a, b, among=ends.among, ended=ends.ended.append, to_a=to_a, to_b=to_b)
     return ends
 
 
@@ -118,7 +119,7 @@ def test_one_end_may_close_while_the_other_goes_on(ends: Ends, direction: str) -
     ends.receive_end(first)
     ends.reactor.until(lambda: ends.ended)
     assert ends.ended[0].error is None
-    assert ends.relay.joined == set()
+    assert ends.relay.joined == ends.among == set()
 
 
 def test_octets_and_the_end_in_one_edge(ends: Ends) -> None:
@@ -158,6 +159,7 @@ def test_a_reset_after_the_end_is_noticed(ends: Ends) -> None:
 
 def test_abort_resets_both(ends: Ends) -> None:
     (joined,) = ends.relay.joined
+    assert ends.among == {joined}
     joined.abort()
     joined.abort()
     assert len(ends.ended) == 1
@@ -308,7 +310,7 @@ def test_any_wires_and_sizes(sizes: list[int], outward: int, inward: int, choppy
         ends = Ends(reactor, Relay(readiness), left, right)
         for wire in (wire_a, wire_b):
             readiness.register(wire, lambda events: None)
-        ends.relay.join(wire_a, wire_b, ended=ends.ended.append)
+        ends.relay.join(wire_a, wire_b, among=ends.among, ended=ends.ended.append)
         waiting = {left: b"L" * outward, right: b"R" * inward}
         got = {left: 0, right: 0}
         done: set[socket.socket] = set()

@@ -185,7 +185,7 @@ def run(schedule: list[tuple[str, str, int]], to_a: bytes, to_b: bytes, room: in
     ended: list[Ended] = []
     counter = 0
     reset = False
-    joined = relay.join(a, b, ended=ended.append, to_a=to_a, to_b=to_b)
+    joined = relay.join(a, b, among=set(), ended=ended.append, to_a=to_a, to_b=to_b)
     a.sent, b.sent = (lambda: joined.from_a.waiting), (lambda: joined.from_b.waiting)
 
     for step, side, size in schedule:

@@ -151,7 +151,7 @@ def test_joined_to_a_socket(pair: Pair) -> None:
             outer.append(left)
             readiness.register(inner, lambda events: None)
             readiness.register(wire, lambda events: None)
-            relay.join(inner, wire, ended=ended.append)
+            relay.join(inner, wire, among=set(), ended=ended.append)
         waiting = [os.urandom(200_000), os.urandom(200_000)]
         sent = list(waiting)
         got = [bytearray(), bytearray()]

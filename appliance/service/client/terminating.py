@@ -21,7 +21,7 @@ from appliance.service.client.answering import Answering
 from appliance.service.client.keypairs import ALPN
 from appliance.service.examined import Examined
 from appliance.service.readiness import READABLE
-from appliance.service.relay import reset_on_close
+from appliance.service.relay import Ended, reset_on_close
 from appliance.service.tlsend import TlsEnd
 from appliance.tunnel.proxyheader import ProxyHeader
 
@@ -93,7 +93,7 @@ class Terminating:
         examined = Examined(self._wire, requests, self._visits.reactor, fault.page)
         to_origin = self._proxy_header() if self._proxy_protocol else b""
         joined = self._visits.join(
-            examined, origin, self.server, to_lane=b"", to_origin=to_origin, over=fault.over
+            examined, origin, self.server, to_lane=b"", to_origin=to_origin, ended=fault.ended
         )
         if joined in self._visits.relay.joined:
             examined.joined = joined
@@ -150,13 +150,13 @@ class _Fault:
         return refusal.http(self._status, method=self._requests.first_method)
 
     def watch(self, clock: Any, examined: Examined) -> None:
-        """Look whether the origin answers in time, until it has, or ``over()``."""
+        """Look whether the origin answers in time, until it has, or the connection has ended."""
         self._clock = clock
         self._examined = examined
         self._wait()
 
-    def over(self) -> None:
-        """The connection has ended."""
+    def ended(self, _: Ended) -> None:
+        """The connection is over."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 

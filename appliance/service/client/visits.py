@@ -107,26 +107,15 @@ class Visits:
         *,
         to_lane: bytes,
         to_origin: bytes,
-        over: Callable[[], None] | None = None,
+        ended: Callable[[Ended], None] | None = None,
     ) -> Joined:
-        """Hand both to the relay; ``over()`` is called when both are closed."""
+        """Hand both to the relay, which calls ``ended`` when both are closed."""
         sock = socket_of(lane)
         if sock is not None:
             with suppress(OSError):  # already reset by its peer: the first read will tell
                 keepalive.of_joined_lane(sock)
-        audience = self.joined.setdefault(server, set())
-        pair: list[Joined] = []
-
-        def ended(_: Ended) -> None:
-            audience.difference_update(pair)
-            if over is not None:
-                over()
-
-        joined = self.relay.join(lane, origin, to_a=to_lane, to_b=to_origin, ended=ended)
-        if joined in self.relay.joined:
-            pair.append(joined)
-            audience.add(joined)
-        return joined
+        among = self.joined.setdefault(server, set())
+        return self.relay.join(lane, origin, to_a=to_lane, to_b=to_origin, among=among, ended=ended)
 
     def leave(self, lane: Wire, server: int, octets: bytes) -> None:
         """These octets are the last on a lane that is not joined."""

@@ -23,7 +23,7 @@ from appliance.ingress.limits import Over
 from appliance.ingress.requests import Requests
 from appliance.service.examined import Examined
 from appliance.service.readiness import ENDING, FAILED, READABLE, WRITABLE, Readiness
-from appliance.service.relay import Ended, Joined, Relay, Wire, reset_on_close
+from appliance.service.relay import Relay, Wire, reset_on_close
 from appliance.service.server.gate import Port
 from appliance.service.server.lanes import Lane
 from appliance.service.server.ledger import Ledger
@@ -288,21 +288,16 @@ class Visitors:
         assert session is not None
         del self._waiting[visit]
         visit.lane = None
-        audience = session.joined
-        pair: list[Joined] = []
-
-        left = self._ledger.joined(visit, session.peer.id)
-
-        def ended(how: Ended) -> None:
-            audience.difference_update(pair)
-            left(how)
-
-        joined = self._relay.join(visit.wire, lane.wire, ended=ended, to_a=to_visitor, to_b=visit.behind())
+        joined = self._relay.join(
+            visit.wire,
+            lane.wire,
+            among=session.joined,
+            ended=self._ledger.joined(visit, session.peer.id),
+            to_a=to_visitor,
+            to_b=visit.behind(),
+        )
         if isinstance(visit.wire, Examined):  # it books the relay's next read
             visit.wire.joined = joined
-        if joined in self._relay.joined:
-            pair.append(joined)
-            audience.add(joined)
 
     def _visitor_ready(self, visit: Visit, events: int) -> None:
         """While he waits, all that matters of a visitor is whether he was reset; his end of stream is read
