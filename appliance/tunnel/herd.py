@@ -5,10 +5,10 @@ Hides the numbers. `now` is monotonic seconds.
 
 from __future__ import annotations
 
-PAUSE_SECONDS = 0.012
-"""Between the beginnings of two link handshakes: 83 a second. A client that comes back costs 4 to 5 ms of the
-server's CPU in all, so two fifths of a core; the rest is for the visitors of those who are in already. A
-thousand are in after 12 s, and have 20. After a crash they come within 3 s, so 750 of them wait.
+PAUSE_SECONDS = 0.015
+"""Between the beginnings of two link handshakes: 67 a second. A client that comes back costs 4 to 5 ms of the
+server's CPU in all, so a third of a core; the rest is for the visitors of those who are in already. A
+thousand are in after 15 s, and have 20. After a crash they come within 3 s, so 800 of them wait.
 """
 LATE_SECONDS = 0.004
 """What a beginning was late by, as timers are, is taken off the next pause: up to that, so that any 100 ms

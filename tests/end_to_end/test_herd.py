@@ -20,13 +20,9 @@ from tests.end_to_end.visitors import fetch
 CLIENTS = 1000
 BACK_SECONDS = 20.0
 BEGUN_AT_MOST, WINDOW_SECONDS = 10, 0.1
-BASELINE_VISITS = 1000
+QUIET_VISITS = 2000
 OWN_CLIENTS = 4
 NAME = f"www.{ZONE}"
-FLOOR_SECONDS = 0.0125
-"""A p99 before that is lower counts as this: it was 7 to 15 ms in eight runs of the same. Without it the
-doubling is missed after SIGTERM: 2.1 and 2.5 times in two of two runs, 1.5 and 2.0 after SIGKILL.
-"""
 
 
 class Herd:
@@ -141,19 +137,24 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Herd]:
 
 
 def measure(herd: Herd, end: signal.Signals) -> Callable[[], None]:
-    """Ends and starts the server, prints the figures, and gives what holds them to the bar."""
-    before = [herd.visit() for _ in range(BASELINE_VISITS)]
+    """Ends and starts the server, prints the figures, and gives what holds them to the bar.
+
+    Without a herd visitors wait 8 to 16 ms (p99 of a thousand, in one quiet hour), so half of those visits are
+    made before and half after it.
+    """
+    quiet = [herd.visit() for _ in range(QUIET_VISITS // 2)]
     seconds, most, visits = come_back(herd, end)
+    quiet += [herd.visit() for _ in range(QUIET_VISITS // 2)]
     called = f"herd_of_{herd.count}_after_{end.name.lower()}"
     print(f"measured {called}_back {seconds:.3f} s")
     print(f"measured {called}_handshakes_begun_in_100_ms {most}")
-    print(f"measured {called}_visitors_p99_before {p99(before):.4f} s")
+    print(f"measured {called}_visitors_p99_without {p99(quiet):.4f} s")
     print(f"measured {called}_visitors_p99_meanwhile {p99(visits):.4f} s of {len(visits)}")
 
     def check() -> None:
         assert most <= BEGUN_AT_MOST
         assert seconds <= BACK_SECONDS
-        assert p99(visits) <= 2 * max(p99(before), FLOOR_SECONDS)
+        assert p99(visits) <= 2 * p99(quiet)
 
     return check
 

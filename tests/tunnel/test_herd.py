@@ -39,5 +39,5 @@ def test_timers_that_are_late_take_nothing_of_the_rate() -> None:
 
 
 def test_a_thousand_clients_are_back_before_their_own_longest_pause_is_over() -> None:
-    assert 10.0 < spread_seconds(1000) < 16.0
+    assert 10.0 < spread_seconds(1000) < 18.0
     assert spread_seconds(1) < 0.02

@@ -14,9 +14,9 @@ from typing import Any
 from appliance.service.readiness import ENDING, Readiness
 from appliance.tunnel.herd import PAUSE_SECONDS, Turnstile
 
-#: A client gives a handshake 10 s; who would wait for most of that does better to come again later, by his
+#: A client gives a handshake 20 s; who would wait for most of that does better to come again later, by his
 #: own jitter.
-_WAITING_SECONDS = 9.0
+_WAITING_SECONDS = 18.0
 WAITING_AT_MOST = int(_WAITING_SECONDS / PAUSE_SECONDS)
 
 
