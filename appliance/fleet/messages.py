@@ -302,9 +302,11 @@ class NameserverLines(LineReader[FromNameserver]):
 
 
 def shown(certificate: x509.Certificate) -> Certificate:
-    """The message that shows a client's certificate."""
+    """The message that shows a client's certificate. Raises MessageError: it is too long."""
     pem = certificate.public_bytes(Encoding.PEM).decode("ascii")
-    return Certificate(fingerprint_of(certificate), pem)
+    message = Certificate(fingerprint_of(certificate), pem)
+    BY_SERVER.encode(message)
+    return message
 
 
 def fingerprint_of(certificate: x509.Certificate) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from appliance.fleet.messages import BY_SERVER, Account, Certificate, shown
+from appliance.fleet.messages import Account, Certificate, shown
 from appliance.fleet.watch import WatchedServer
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.lines import MessageError
@@ -50,7 +50,10 @@ class Accounts:
     def say(self, session: Hashable, client: Peer, instance: str, said: AccountSaid) -> None:
         """A session's client has this account, in place of what it said before. Raises AccountRefused."""
         before = self._of_session.get(session)
-        certificate = _shown(client) if before is None else before.certificate
+        try:
+            certificate = shown(client.certificate) if before is None else before.certificate
+        except MessageError as error:
+            raise AccountRefused(str(error)) from None
         account = Account(
             instance, said.url, said.issuers, said.at, said.signature, certificate.fingerprint
         )
@@ -92,13 +95,3 @@ class Accounts:
         for watch in self._watches():
             watch.account(said.account, said.certificate)
         self._flush()
-
-
-def _shown(client: Peer) -> Certificate:
-    """The client's certificate as nameservers are shown it. Raises AccountRefused: it is too long."""
-    certificate = shown(client.certificate)
-    try:
-        BY_SERVER.encode(certificate)
-    except MessageError as error:
-        raise AccountRefused(str(error)) from None
-    return certificate

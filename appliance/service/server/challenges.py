@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from appliance.fleet.messages import BY_SERVER, Certificate, shown
+from appliance.fleet.messages import Certificate, shown
 from appliance.fleet.watch import WatchedServer
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.challenge import MAX_OF_CLIENT
@@ -38,9 +38,8 @@ class Challenges:
     def say(self, client: Peer, name: str, value: str, seconds: int, signature: str) -> None:
         """A client, whose certificate grants the name, wants this for so long. Raises ChallengeRefused."""
         now = self._reactor.seconds()
-        certificate = shown(client.certificate)
         try:
-            BY_SERVER.encode(certificate)
+            certificate = shown(client.certificate)
             self._board.say(client.serial, name, value, now + seconds)
         except (MessageError, TooManyChallenges) as error:
             raise ChallengeRefused(str(error)) from None

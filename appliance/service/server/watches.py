@@ -33,7 +33,7 @@ from appliance.fleet.events import (
     WatchEnd,
 )
 from appliance.fleet.known import KnownNames
-from appliance.fleet.messages import BY_SERVER, Certificate, shown
+from appliance.fleet.messages import Certificate, shown
 from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.fleet.watch import WatchedServer
 from appliance.service.carrying import Carrying, End
@@ -399,9 +399,7 @@ class _Watch(WatchWire):
 def _showing(certificate_pem: bytes) -> tuple[Certificate, float]:
     """How a client's certificate is shown, and when it expires. Raises MessageError: it is too long."""
     certificate = x509.load_pem_x509_certificate(certificate_pem)
-    message = shown(certificate)
-    BY_SERVER.encode(message)
-    return message, certificate.not_valid_after_utc.timestamp()
+    return shown(certificate), certificate.not_valid_after_utc.timestamp()
 
 
 def _nobody_renews(_request: Request) -> Deferred[str]:

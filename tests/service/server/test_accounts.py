@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from twisted.internet.task import Clock
 
@@ -95,9 +93,6 @@ def test_a_certificate_that_cannot_be_shown(
     watches: Watches,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        "appliance.service.server.accounts.shown",
-        lambda certificate: replace(messages.shown(certificate), pem="x" * 70_000),
-    )
+    monkeypatch.setattr(messages, "fingerprint_of", lambda certificate: "x" * 70_000)
     with pytest.raises(AccountRefused):
         watches.accounts.say("session", PEER, INSTANCE, said("https://ca.test/1"))
