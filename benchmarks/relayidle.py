@@ -23,7 +23,7 @@ from tests.end_to_end.site import ZONE, Appliance, Ports, listens
 VISITORS = 5_000
 VISITORS_OF = ("ours", "haproxy", "frp", "frp_plain", "rathole")
 CLIENTS = 2_000
-REST_SECONDS = 60  # our own ping's interval above 500 clients, and twice frp's heartbeat
+REST_SECONDS = 180  # our own ping's interval above 500 clients, and six of frp's heartbeats
 SETTLE_SECONDS = 30.0
 RATHOLE_CLIENTS = 500
 """Each has a listener, a control channel and 8 data channels at the server: 2,000 would be 20,000

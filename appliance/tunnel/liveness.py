@@ -35,6 +35,11 @@ class Liveness:
         """Ping so often, from the next ping on."""
         self._ping_seconds = ping_seconds
 
+    def doubt(self, now: float) -> None:
+        """The other end owes something for too long: the next ping is due now."""
+        if self._asked is None:
+            self._deadline = now
+
     def heard(self, now: float) -> None:
         """The other end has pinged, so it lives."""
         if self._asked is None:

@@ -517,6 +517,11 @@ class ServerSession(_Session):
         """Tells the client why it gets none now."""
         self._say(RenewRefused(text))
 
+    def doubt(self, now: float) -> None:
+        """The client owes something for too long, so `tick` is due: it asks whether he lives."""
+        if self._liveness is not None:
+            self._liveness.doubt(now)
+
     def drain(self, reconnect_in: float) -> None:
         """Tells the client that this server will leave, and in how many seconds to come back."""
         if self._turn(Turn.DRAIN):

@@ -58,6 +58,18 @@ def test_who_is_pinged_does_not_ping() -> None:
     assert alive.next_deadline() == 18.7 + PONG_SECONDS
 
 
+def test_doubt_is_a_ping_at_once() -> None:
+    alive = liveness()
+    alive.doubt(1.0)
+    assert alive.next_deadline() == 1.0
+    assert alive.due(1.0) == "n1"
+    alive.doubt(2.0)  # it is asked already
+    assert alive.due(2.0) is None
+    assert alive.next_deadline() == 1.0 + PONG_SECONDS
+    assert alive.answered("n1", 3.0)
+    assert alive.next_deadline() == 6.0
+
+
 def test_a_new_pace() -> None:
     alive = liveness()
     alive.every(30.0)

@@ -58,11 +58,11 @@ from appliance.tunnel.session import (
 #: Instances of one client certificate that share its names: enough for a rolling deploy of a large service,
 #: few enough that a stolen certificate cannot fill the table.
 _INSTANCES_AT_MOST = 16
-#: Above so many links each gets a ping a minute, below half as many every 5 s again: what links cost at rest
-#: does not grow for ever. Pings find a program that hangs; the kernel finds a dead host, and keeps a NAT's
-#: mapping alive, at a far lower price.
+#: Above so many links each gets a ping every few minutes, below half as many every 5 s again: what links cost
+#: at rest does not grow for ever. Pings find a program that hangs, and the first visitor who waits for it in
+#: vain has one sent at once; the kernel finds a dead host, and keeps a NAT's mapping, at a far lower price.
 _MANY_LINKS = 500
-_PING_SECONDS_OF_MANY = 60.0
+_PING_SECONDS_OF_MANY = 180.0
 #: Visitors joined through a client whose link went silent are left alone for so long: he may come back.
 _ORPHANS_SECONDS = 60.0
 #: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
@@ -78,10 +78,14 @@ Renew = Callable[[Request], "Deferred[str]"]
 class Session:
     """One client instance, linked: its certificate, its lanes, and the visitors joined through it."""
 
-    def __init__(self, peer: Peer, session_id: bytes, lanes: SessionLanes) -> None:
+    def __init__(
+        self, peer: Peer, session_id: bytes, lanes: SessionLanes, doubt: Callable[[], None]
+    ) -> None:
+        """``doubt()`` asks at once whether the client lives."""
         self.peer = peer
         self.id = session_id
         self.lanes = lanes
+        self.doubt = doubt
         self.instance = ""
         # Handed on as it is to the instance's next session: who is joined takes himself out of it when he
         # leaves.
@@ -335,7 +339,7 @@ class _Link(Protocol):
         exported = transport.getHandle().export_keying_material(EXPORTER_LABEL, EXPORTED_OCTETS, b"")
         lanes = SessionLanes(lane_keys(exported), links.readiness, links.reactor, self._ask_for_lanes)
         self.address = transport.getPeer().host
-        self.session = Session(self._peer, session_id, lanes)
+        self.session = Session(self._peer, session_id, lanes, self._doubt)
         self._machine = ServerSession(
             peer_names=self._peer.names,
             server_id=links.server_id,
@@ -404,6 +408,11 @@ class _Link(Protocol):
         if not self._closing:
             self._machine.lanes(kind, held, waiting)
             self._flush()
+
+    def _doubt(self) -> None:
+        if not self._closing:
+            self._machine.doubt(self._links.reactor.seconds())
+            self._tick()
 
     def _tick(self) -> None:
         self._happened(self._machine.tick(self._links.reactor.seconds()))

@@ -319,8 +319,11 @@ class Visitors:
                     self._refuse(visit, Outcome.NO_CLIENT)
             elif waited >= _LAST_TRY_SECONDS or (waited >= _TRY_SECONDS and self._others_left(visit)):
                 visit.outcome = Outcome.NO_CLIENT if visit.lane is None else Outcome.ORIGIN_SILENT
+                silent = visit.session
                 self._drop_lane(visit)
                 self._next_client(visit)
+                if silent is not None:  # last: it may be known to be dead by now, and then its visitors move
+                    silent.doubt()
             elif (
                 visit.lane is not None
                 and not visit.checked

@@ -83,12 +83,32 @@ async def test_many_links_are_pinged_seldom(monkeypatch: pytest.MonkeyPatch) -> 
     try:
         here = [await ground.link(client_credential()) for _ in range(3)]
         await until(lambda: all(link.names for link in here))
-        assert links.ping_seconds == 60.0
-        assert {link._machine._liveness._ping_seconds for link in links._links.values()} == {60.0}
+        assert links.ping_seconds == 180.0
+        assert {link._machine._liveness._ping_seconds for link in links._links.values()} == {180.0}
         for left in (2, 1):
             here.pop().abort()
             await until(lambda left=left: len(links.sessions) == left)  # type: ignore[misc]
-            assert links.ping_seconds == (60.0 if left == 2 else 5.0)
+            assert links.ping_seconds == (180.0 if left == 2 else 5.0)
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_client_in_doubt_is_pinged_at_once() -> None:
+    ground = Ground()
+    links: Any = ground.server._links
+    try:
+        link = await ground.link(client_credential())
+        await until(lambda: link.names)
+        (session,) = links.sessions.values()
+        liveness = links._links[session]._machine._liveness
+        assert liveness._asked is None
+        session.doubt()
+        assert liveness._asked is not None
+        await until(lambda: liveness._asked is None)  # answered
+        link.abort()
+        await until(lambda: not links.sessions)
+        session.doubt()  # it is over: nothing to ask
     finally:
         await ground.close()
 

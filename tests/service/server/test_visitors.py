@@ -52,6 +52,10 @@ class LinkedClient:
     lanes: SessionLanes
     peer: Peer = field(default_factory=lambda: read_peer(CLIENT.certificate))
     joined: set[Joined] = field(default_factory=set)
+    doubts: int = 0
+
+    def doubt(self) -> None:
+        self.doubts += 1
 
     @property
     def session_id(self) -> bytes:
@@ -258,17 +262,19 @@ def test_a_refusal_sends_him_to_the_next_client(ground: Ground, status: int) -> 
 
 
 def test_a_slow_client_loses_him_after_a_second_if_another_is_left(ground: Ground) -> None:
-    ground.client()
+    first = ground.client()
     (slow,) = ground.own
-    ground.client()
+    second = ground.client()
     (quick,) = ground.own
     ground.visit()
     ground.reactor.until(slow.read)
     ground.reactor.advance(0.9)
     quick.read()
     assert quick.header is None
+    assert first.doubts == 0
     ground.reactor.advance(0.2)
     ground.reactor.until(quick.read)
+    assert (first.doubts, second.doubts) == (1, 0)
     for _ in range(60):
         ground.reactor.advance(0.1)
     quick.sock.send(bytes([Status.JOINED]))
