@@ -139,8 +139,8 @@ def herd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Herd]:
 def measure(herd: Herd, end: signal.Signals) -> Callable[[], None]:
     """Ends and starts the server, prints the figures, and gives what holds them to the bar.
 
-    Without a herd visitors wait 8 to 16 ms (p99 of a thousand, in one quiet hour), so half of those visits are
-    made before and half after it.
+    Without a herd visitors wait 8 to 16 ms (p99 of a thousand, in one quiet hour), so half of those visits
+    are made before and half after it.
     """
     quiet = [herd.visit() for _ in range(QUIET_VISITS // 2)]
     seconds, most, visits = come_back(herd, end)
