@@ -115,6 +115,7 @@ class Links:
         not_serving: Callable[[str], None],
         challenges: Challenges,
         accounts: Accounts,
+        registered: Callable[[str], None],
         session_ended: SessionSeen,
         complaints: FewLines,
         revocations: Revocations,
@@ -123,7 +124,7 @@ class Links:
     ) -> None:
         """``serving(name, certificate_pem)`` at a name's first session, and again for a certificate that
         lives longer, and for another one when that is revoked; ``not_serving(name)`` at its last one's end.
-        ``renew`` is what clients ask that of.
+        ``registered(name)`` at each session of it. ``renew`` is what clients ask that of.
         """
         self.reactor = reactor
         self.readiness = readiness
@@ -137,6 +138,7 @@ class Links:
         self._not_serving = not_serving
         self.challenges = challenges
         self.accounts = accounts
+        self._registered = registered
         self._session_ended = session_ended
         self._complaints = complaints
         self.revocations = revocations
@@ -262,6 +264,7 @@ class Links:
         if first or session.peer.expires > self._shown[event.name].expires:
             # A nameserver that comes later is shown the same one, and it must not have ended by then.
             self._show(event.name, session)
+        self._registered(event.name)
 
     def _show(self, name: str, session: Session) -> None:
         self._shown[name] = _Shown(session.peer.serial, session.peer.expires)

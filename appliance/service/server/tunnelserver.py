@@ -82,7 +82,6 @@ class TunnelServer(Service):
         self._identity = identity
         self._examine = examine
         self._watch_for = watch_for
-        self._serving = serving
         complaints = FewLines(reactor, Logger(namespace=__name__))
         self._complaints = complaints
         self._readiness = Readiness(reactor)
@@ -126,10 +125,11 @@ class TunnelServer(Service):
             boot=boot,
             service_name=service_name,
             routes=self._routes,
-            serving=self._name_served,
+            serving=serving,
             not_serving=not_serving,
             challenges=challenges,
             accounts=accounts,
+            registered=self._visitors.name_served,
             session_ended=self._visitors.session_ended,
             complaints=complaints,
             revocations=revocations,
@@ -245,7 +245,3 @@ class TunnelServer(Service):
             "visitors": self._ledger.status(),
             **({"access_log": {"written": log.written, "dropped": log.dropped}} if log else {}),
         }
-
-    def _name_served(self, name: str, certificate_pem: bytes) -> None:
-        self._serving(name, certificate_pem)
-        self._visitors.name_served(name)

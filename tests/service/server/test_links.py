@@ -94,6 +94,22 @@ async def test_many_links_are_pinged_seldom(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest_twisted.ensureDeferred
+async def test_every_session_of_a_name_lets_those_in_who_wait_for_it() -> None:
+    """The first may serve another port than theirs."""
+    ground = Ground()
+    links: Any = ground.server._links
+    told: list[str] = []
+    links._registered = told.append
+    try:
+        for count in (1, 2):
+            link = await ground.link(client_credential())
+            await until(lambda link=link: link.names)  # type: ignore[misc]
+            assert told.count("www.example.com") == count
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_a_client_in_doubt_is_pinged_at_once() -> None:
     ground = Ground()
     links: Any = ground.server._links
