@@ -98,12 +98,12 @@ class SessionLanes:
         self._readiness.change(lane.wire, lambda events: self._spoke_too_early(lane, kind, events))
         self._spoke_too_early(lane, kind, READABLE)
 
-    def take(self, kind: str, taken: Callable[[Lane], None]) -> Callable[[], None]:
-        """Call ``taken`` with a lane, now or when one comes; the answer gives up the wait."""
+    def take(self, kind: str, taken: Callable[[Lane], None]) -> Callable[[], None] | None:
+        """Call ``taken`` with a lane: now, or when one comes; then the answer gives up the wait."""
         if self._idle[kind]:
             # The newest: its way through NATs and the client itself were alive most recently.
             taken(self._idle[kind].pop())
-            return _nothing
+            return None
         waiting = self._waiting[kind]
         waiting.append(taken)
         self._ask_soon(kind)
@@ -159,10 +159,6 @@ def _is_of(wire: TlsWire, peer: Peer) -> bool:
     """Whether the other end of a TLS lane showed (now, or in the session it resumes) its link's certificate.
     """
     return wire.connection.get_peer_certificate(as_cryptography=True) == peer.certificate
-
-
-def _nothing() -> None:
-    return
 
 
 class HasLanes(Protocol):

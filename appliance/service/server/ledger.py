@@ -122,7 +122,7 @@ class _Inside:
         self._source = visit.source
         self._unique_id = visit.unique_id
         self._came = visit.came
-        self._ahead = len(visit.ahead)  # sent before the relay began to count
+        self._ahead = len(visit.ahead) - len(visit.unsent)  # sent before the relay began to count
 
     def ended(self, ended: Ended) -> None:
         ledger = self._ledger

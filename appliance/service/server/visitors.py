@@ -122,7 +122,11 @@ class Visitors:
         self._admit(visit, requests.refusal)
 
     def name_served(self, name: str) -> None:
-        """A name has a session now: who was parked for it goes on."""
+        """A name has one more session now: who was parked for it goes on, or waits for one that serves his
+        port.
+        """
+        if not self._parked:
+            return
         for visit in list(self._waiting):
             if visit.parked and self._routes.match(visit.host) == name and self._is_served(visit.host):
                 self._unpark(visit)
@@ -215,9 +219,9 @@ class Visitors:
 
     def _take_lane(self, visit: Visit, session: Session) -> None:
         visit.lanes_tried += 1
-        # A lane may be there at once: then give_up is of no use any more when take() returns.
         give_up = session.lanes.take(visit.kind, lambda lane: self._lane_taken(visit, session, lane))
-        if visit.lane is None and visit in self._waiting and visit.session is session:
+        # None: he got a lane, and may have lost it, waited for the next and gone on to another client since.
+        if give_up is not None:
             visit.give_up = give_up
 
     def _lane_taken(self, visit: Visit, session: Session, lane: Lane) -> None:
@@ -235,7 +239,11 @@ class Visitors:
         visit.checked = False
         if visit.head is not None:
             offer = self._routes.offer(visit.host, session)
-            visit.going_to(forwarded=offer is not None and offer.forwarded)
+            if offer is None:  # taken back while he waited; nobody says how to write the head
+                self._drop_lane(visit)
+                self._next_client(visit)
+                return
+            visit.going_to(forwarded=offer.forwarded)
         visit.unsent = lane.seal(header.octets()) + visit.ahead
         self._readiness.change(lane.wire, lambda events: self._lane_ready(visit, lane, events))
         self._lane_ready(visit, lane, WRITABLE)  # nothing can have come yet
@@ -294,7 +302,7 @@ class Visitors:
             among=session.joined,
             ended=self._ledger.joined(visit, session.peer.id),
             to_a=to_visitor,
-            to_b=visit.behind(),
+            to_b=visit.unsent + visit.behind(),
         )
         if isinstance(visit.wire, Examined):  # it books the relay's next read
             visit.wire.joined = joined

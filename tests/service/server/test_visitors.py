@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import cast
@@ -148,13 +149,13 @@ class Ground:
         """What the entry does before it hands a visitor over."""
         self.gate.came(sock.getpeername()[0])
 
-    def visit(self, host: str = NAME) -> socket.socket:
+    def visit(self, host: str = NAME, *, hello: bytes = HELLO) -> socket.socket:
         near, far = tcp_pair()
         self._open.append(near)
         self.readiness.register(far, lambda events: None)
-        hello = ClientHello(host, (b"h2", b"http/1.1"), True, octets=HELLO, rest=REST)
         self.came(far)
-        self.visitors.tls_arrived(far, near.getsockname(), host, hello)
+        said = ClientHello(host, (b"h2", b"http/1.1"), True, octets=hello, rest=REST)
+        self.visitors.tls_arrived(far, near.getsockname(), host, said)
         return near
 
     def ask(self, request: bytes) -> socket.socket:
@@ -320,6 +321,53 @@ def test_a_dead_lane_costs_another_lane_not_another_client(ground: Ground) -> No
     ground.reactor.until(first.read)
     first.sock.send(bytes([Status.JOINED]))
     ground.reactor.until(lambda: client.joined)
+
+
+def test_who_goes_on_to_another_client_waits_for_no_lane_of_the_first(ground: Ground) -> None:
+    """The lane was reset, and no event has told it yet: so it dies in the hand of whom it is given to."""
+    first = ground.client()
+    (lane,) = ground.own
+    lane.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    lane.sock.close()
+    ground.client()
+    (quick,) = ground.own
+    ground.visit()
+    ground.reactor.advance(1.1)
+    ground.reactor.until(quick.read)
+    ground.lane(first)
+    assert first.lanes.held("plain") == 1
+    quick.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: quick.read() and quick.got == HELLO + REST)
+
+
+def test_joined_by_who_has_not_read_all(ground: Ground) -> None:
+    client = ground.client()
+    (lane,) = ground.own
+    hello = os.urandom(8_000_000)  # more than the buffers of a socket take
+    ground.visit(hello=hello)
+    lane.sock.send(bytes([Status.JOINED]))
+    ground.reactor.until(lambda: client.joined)
+    ground.reactor.until(lambda: lane.read() and len(lane.got) == len(hello + REST))
+    assert lane.got == hello + REST
+    (joined,) = client.joined
+    joined.end(None)
+    assert ground.said[-1].octets_in == len(hello + REST)
+
+
+def test_a_client_that_takes_his_name_off_while_he_waits_does_not_get_him(ground: Ground) -> None:
+    """Only the offer says whether a head is to tell where it comes from, so without one it is not sent."""
+    client = ground.client(Offer(True, "serve", True), lanes=0)
+    visitor = ground.ask(GET)
+    ground.routes.remove(NAME, client)
+    near, far = tcp_pair()
+    ground._open.append(near)
+    ground.readiness.register(far, lambda events: None)
+    preface = write_preface(client.lanes.keys, client.session_id, 1)
+    client.lanes.add(Lane(far, client.lanes.keys, read_preface(preface)), TLS)
+    lane = OneLane(near, preface, client)
+    ground.reactor.until(lambda: lane.read() or lane.ended)
+    assert lane.header is None
+    assert ground.told(visitor).startswith(b"HTTP/1.1 503 ")
 
 
 def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
