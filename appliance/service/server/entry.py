@@ -25,7 +25,7 @@ from appliance.service.deadlines import Deadlines
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import ENDING, READABLE, Readiness
 from appliance.service.server.adoption import Adoption
-from appliance.service.server.gate import Gate, Port
+from appliance.service.server.gate import Gate, Port, source_of
 from appliance.service.server.lanes import Lanes
 from appliance.service.server.visitors import Visitors
 from appliance.service.server.waitingline import WaitingLine
@@ -254,7 +254,7 @@ class Entry(Service):
                 self.lanes.tls_arrived(sock, hello.octets + hello.rest, self._tls.connection())
         elif ALPN_LINK in hello.alpn:
             self._went(arrival)
-            self._links.join(sock, hello.octets + hello.rest)
+            self._links.join(sock, hello.octets + hello.rest, source_of(arrival.address[0]))
         elif ALPN_WATCH in hello.alpn:
             self._went(arrival)
             self._adoption.adopt(sock, hello.octets + hello.rest)

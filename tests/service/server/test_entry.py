@@ -63,7 +63,7 @@ class Taken:
     def adopt(self, sock: socket.socket, octets: bytes) -> None:
         self._take("watch", sock, octets)
 
-    def join(self, sock: socket.socket, octets: bytes) -> None:
+    def join(self, sock: socket.socket, octets: bytes, source: object) -> None:
         self._take("link", sock, octets)
 
     def refuse(self, sock: socket.socket, octets: bytes, why: str) -> None:

@@ -48,11 +48,11 @@ class Line:
             raise RuntimeError("a bug")
         self.adopted.append((self.clock.seconds(), int(octets)))
 
-    def come(self, *numbers: int) -> None:
+    def come(self, *numbers: int, source: str = "192.0.2.1") -> None:
         for number in numbers:
             sock = socket.socket()
             self.made.append(sock)
-            self.line.join(sock, b"%d" % number)
+            self.line.join(sock, b"%d" % number, source)
 
 
 @pytest.fixture
@@ -100,6 +100,15 @@ def test_who_leaves_takes_nobodys_turn(line: Line) -> None:
     line.clock.pump([PAUSE_SECONDS] * 2)
     assert [number for _, number in line.adopted] == [0, 1, 3]
     assert line.made[2].fileno() < 0
+
+
+def test_a_flood_waits_behind_itself(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waitingline, "WAITING_AT_MOST", 5)
+    line.come(*range(5), source="192.0.2.66")
+    line.come(7, 8, source="192.0.2.1")
+    assert [sock.fileno() < 0 for sock in line.made] == [False] * 3 + [True] * 2 + [False] * 2
+    line.clock.pump([0, *[PAUSE_SECONDS] * 5])
+    assert [number for _, number in line.adopted] == [0, 7, 1, 8, 2]
 
 
 def test_a_line_that_is_too_long_sends_away(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
