@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from appliance.tunnel.certificates import SERVICE_NAME
 from tests.end_to_end.joined import Joined, rest_of
 from tests.end_to_end.origins import keep_alive
 from tests.end_to_end.programs import Process, wait_for
@@ -70,18 +71,33 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield made
 
 
+def first_flight(context: ssl.SSLContext, server_name: str) -> bytes:
+    """A ClientHello."""
+    hello = ssl.MemoryBIO()
+    tls = context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname=server_name)
+    with contextlib.suppress(ssl.SSLWantReadError):
+        tls.do_handshake()
+    return hello.read()
+
+
+def waits(sock: socket.socket) -> bool:
+    """Whether the other end has neither said anything nor closed."""
+    try:
+        sock.recv(1)
+    except BlockingIOError:
+        return True
+    except ConnectionError:
+        pass
+    return False
+
+
 class Flood(Threads):
     """Connections from one source as fast as they can be made, each with a hello, until it is left."""
 
     def __init__(self, site: Site) -> None:
         self.answers: Counter[bytes] = Counter()
         self._site = site
-        context = ssl.create_default_context()
-        hello = ssl.MemoryBIO()
-        tls = context.wrap_bio(ssl.MemoryBIO(), hello, server_hostname=f"www.{ZONE}")
-        with contextlib.suppress(ssl.SSLWantReadError):
-            tls.do_handshake()
-        self._hello = hello.read()
+        self._hello = first_flight(ssl.create_default_context(), f"www.{ZONE}")
         super().__init__(threading.Thread(target=self._run) for _ in range(3))
 
     def _run(self) -> None:
@@ -119,6 +135,23 @@ def test_a_flood_from_one_source_disturbs_nobody_else(site: Site) -> None:
     assert site.status()["entry"]["sources"] == 0
     assert site.log.count(f"{FLOODER}: ") <= 2
     assert QUIET not in site.log
+
+
+def test_a_flood_of_links_from_one_source_keeps_no_client_out(tmp_path: Path) -> None:
+    made = Site(tmp_path, server="source_open = 0\nsource_new = 0\n")
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["tunnel/1"])
+    flooders: list[socket.socket] = []
+    with made.running as held:
+        made.start()
+        for _ in range(800):  # 12 s of handshakes
+            sock = held.enter_context(made.connect(FLOODER, made.ports.tls))
+            sock.sendall(first_flight(context, SERVICE_NAME))
+            sock.setblocking(False)
+            flooders.append(sock)
+        made.join("late", {"late": {"http_origin": 9}})
+        assert sum(map(waits, flooders)) > 100
+        assert made.log.count(FLOODER) <= 2
 
 
 def test_a_source_has_only_so_many_open(site: Site) -> None:
