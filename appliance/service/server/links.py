@@ -367,9 +367,7 @@ class _Link(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._share.finish()
         self._closing = True
-        for timer in (self._timer, self._expiry):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._forget_timers()
         self._links._over(self.session, silent=True)
 
     @property
@@ -529,8 +527,14 @@ class _Link(Protocol):
     def _end(self) -> None:
         self._closing = True
         self._flush()
+        self._forget_timers()
         transport: Any = self.transport
         transport.loseConnection()
+
+    def _forget_timers(self) -> None:
+        for timer in (self._timer, self._expiry):
+            if timer is not None and timer.active():
+                timer.cancel()
 
     def _look_at_expiry(self) -> None:
         left = (self._peer.expires - datetime.now(UTC)).total_seconds()
