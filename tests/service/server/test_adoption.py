@@ -186,6 +186,18 @@ async def test_a_nameserver_who_does_not_close_is_cut() -> None:
 
 
 @pytest_twisted.ensureDeferred
+async def test_nothing_is_left_of_who_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_CLOSE_SECONDS", 60.0)
+    ground = Ground()
+    try:
+        link = await ground.link(None)
+        await until(lambda: link.closed)
+        await ground.link(client_credential())  # the stop of the server closes this one
+    finally:
+        await ground.close()  # waits for the last timer
+
+
+@pytest_twisted.ensureDeferred
 async def test_who_was_reset_before_he_was_adopted() -> None:
     """After a second in which the server stood still, half of those in its queue may be."""
     ground = Ground()
