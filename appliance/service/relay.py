@@ -349,6 +349,14 @@ class _Flow:
             self.pipe_octets = 0
 
 
+class Among(Protocol):
+    """Pairs that may have to end together."""
+
+    def add(self, joined: Joined, /) -> object: ...
+
+    def discard(self, joined: Joined, /) -> object: ...
+
+
 class Joined:
     """Two wires that are one connection now."""
 
@@ -361,7 +369,7 @@ class Joined:
         b: Wire,
         to_a: bytes,
         to_b: bytes,
-        among: set[Joined],
+        among: Among,
         ended: Callable[[Ended], None] | None,
     ) -> None:
         self.relay = relay
@@ -428,7 +436,7 @@ class Relay:
         a: Wire,
         b: Wire,
         *,
-        among: set[Joined],
+        among: Among,
         ended: Callable[[Ended], None] | None = None,
         to_a: bytes = b"",
         to_b: bytes = b"",

@@ -445,6 +445,7 @@ class _Talk(Protocol):
                     self._why = self._why or text
         self._go_on()
         if any(isinstance(event, Ended) for event in events) and self.transport is not None:
+            self._session = None  # what comes behind the end is not read, and does not put off the abort
             self.transport.loseConnection()
             self._timer = self._client.reactor.callLater(STOP_SECONDS, self.abort)
 

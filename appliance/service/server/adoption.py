@@ -34,6 +34,9 @@ from appliance.tunnel.messages import Goodbye, encode
 _HANDSHAKE_SECONDS = 5.0
 #: For the last words of a server that stops.
 _FAREWELL_SECONDS = 1.0
+#: For the end of a connection: Twisted's waits for the peer's close_notify, and a stranger need not send one.
+#: As long as `parting` gives a refusal.
+_CLOSE_SECONDS = 2.0
 #: Handshakes at once. Each costs about a millisecond of CPU and 60 KiB; refusing early is cheaper than
 #: dragging all along.
 _HANDSHAKES_AT_MOST = 512
@@ -78,7 +81,7 @@ class Adoption:
             return
         doorstep = _Doorstep(self)
         tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
-        tls.protocol = partial(_TlsInTurns, self._shares)  # type: ignore[assignment] # called, no more
+        tls.protocol = partial(_TlsInTurns, self._reactor, self._shares)  # type: ignore[assignment] # called, no more
         try:
             sock.getpeername()  # asked first: Twisted asks behind a duplicate that it would leave open
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,18 +135,29 @@ class _Once(Factory):
 class _TlsInTurns(BufferingTLSTransport):
     """TLS whose octets are heard in turns: each half of a handshake takes a millisecond or two, and where a
     herd comes back the visitors have theirs in between.
+
+    Whoever does not take part in its end is cut soon.
     """
 
-    def __init__(self, shares: Shares, *made: Any) -> None:
+    def __init__(self, reactor: Any, shares: Shares, *made: Any) -> None:
         super().__init__(*made)
+        self._reactor = reactor
+        self._cut: Any = None
         self._share = shares.share(super().dataReceived, self)
 
     def dataReceived(self, data: bytes) -> None:
         self._share.received(data)
 
+    def loseConnection(self) -> None:
+        super().loseConnection()
+        if self._cut is None:
+            self._cut = self._reactor.callLater(_CLOSE_SECONDS, self.abortConnection)
+
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._share.finish()
         super().connectionLost(reason)
+        if self._cut is not None and self._cut.active():  # last: what is heard here may still close it
+            self._cut.cancel()
 
 
 _PROVIDED = [Provides(_TlsInTurns, each) for each in implementedBy(Server)]  # type: ignore[no-untyped-call]

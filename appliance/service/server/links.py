@@ -25,9 +25,9 @@ from twisted.python.failure import Failure
 from appliance.fleet.pace import Pace
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
-from appliance.service.relay import Joined
 from appliance.service.server.accounts import AccountRefused, Accounts
 from appliance.service.server.challenges import ChallengeRefused, Challenges
+from appliance.service.server.company import Company
 from appliance.service.server.lanes import SessionLanes
 from appliance.service.shares import Shares
 from appliance.tunnel.certificates import Peer
@@ -89,7 +89,7 @@ class Session:
         self.instance = ""
         # Handed on as it is to the instance's next session: who is joined takes himself out of it when he
         # leaves.
-        self.joined: set[Joined] = set()
+        self.joined = Company()
 
     @cached_property
     def certificate_pem(self) -> bytes:
@@ -151,7 +151,10 @@ class Links:
         self._addresses: Counter[str] = Counter()
         self._by_instance: dict[tuple[str, str], Session] = {}
         self._instances: Counter[str] = Counter()  # of each client
-        self._orphans: dict[tuple[str, str], tuple[set[Joined], Any]] = {}
+        # Who is still joined though the session is over, and its certificate's serial; and of those who waits
+        # for the client to come back.
+        self._left: dict[Company, int] = {}
+        self._orphans: dict[tuple[str, str], tuple[Company, Any]] = {}
 
     def protocol_for(self, peer: Peer) -> IProtocol:
         """The protocol of an accepted connection whose peer proved to be this client."""
@@ -159,12 +162,15 @@ class Links:
 
     def revoke(self, revoked: RevocationList) -> None:
         """End the links, and the visitors joined through them, of every client whose certificate is on the
-        list; give it to the others.
+        list, and the visitors that his earlier links have left; give it to the others.
         """
         self.challenges.revoke(revoked)
         for session in list(self.sessions.values()):
             if session.peer.serial in revoked.serials:
                 self._dismiss(session, "revoked", "the client's certificate was revoked")
+        for joined, serial in list(self._left.items()):
+            if serial in revoked.serials:
+                joined.abort()
         for name, shown in list(self._shown.items()):
             if shown.serial in revoked.serials:  # of a session that is over, and others serve the name
                 self._show(name, max(self._routes.sessions(name), key=lambda one: one.peer.expires))
@@ -187,8 +193,7 @@ class Links:
         for joined, timer in self._orphans.values():
             if timer.active():
                 timer.cancel()
-            for each in list(joined):
-                each.abort()
+            joined.abort()
         self._orphans.clear()
 
     def linked(self, address: str) -> bool:
@@ -240,7 +245,7 @@ class Links:
         key = (session.peer.id, instance)
         old = self._by_instance.get(key)
         if old is not None:
-            session.joined, old.joined = old.joined, set()
+            session.joined, old.joined = old.joined, Company()
             self._links[old].goodbye("replaced", "the same client instance has come again")
             self._over(old, silent=False)
         elif self._instances[session.peer.id] >= _INSTANCES_AT_MOST:
@@ -252,6 +257,7 @@ class Links:
             self._drain(self._links[session])
         if key in self._orphans:
             session.joined, timer = self._orphans.pop(key)
+            self._left.pop(session.joined, None)
             if timer.active():
                 timer.cancel()
         return True
@@ -289,8 +295,7 @@ class Links:
         link.goodbye(reason, text)
         self._complaints.warn(session.peer.id, f"link ended: {text}")
         self._over(session, silent=False)
-        for joined in list(session.joined):
-            joined.abort()
+        session.joined.abort()
 
     def _over(self, session: Session, *, silent: bool) -> None:
         """The session serves nobody any more."""
@@ -299,6 +304,9 @@ class Links:
         self.accounts.over(session.id)
         address = self._links.pop(session).address
         _take_one(self._addresses, address)
+        if session.joined:
+            self._left[session.joined] = session.peer.serial
+            session.joined.emptied = self._nobody_left
         key = (session.peer.id, session.instance)
         if self._by_instance.get(key) is session:
             del self._by_instance[key]
@@ -311,10 +319,12 @@ class Links:
         self._session_ended(session)
         self._pace()
 
+    def _nobody_left(self, joined: Company) -> None:
+        self._left.pop(joined, None)  # not there when the client has come back
+
     def _give_orphans_up(self, key: tuple[str, str]) -> None:
         joined, _ = self._orphans.pop(key)
-        for each in list(joined):
-            each.abort()
+        joined.abort()
 
 
 class _Shown(NamedTuple):
@@ -370,9 +380,7 @@ class _Link(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._share.finish()
         self._closing = True
-        for timer in (self._timer, self._expiry):
-            if timer is not None and timer.active():
-                timer.cancel()
+        self._forget_timers()
         self._links._over(self.session, silent=True)
 
     @property
@@ -532,8 +540,14 @@ class _Link(Protocol):
     def _end(self) -> None:
         self._closing = True
         self._flush()
+        self._forget_timers()
         transport: Any = self.transport
         transport.loseConnection()
+
+    def _forget_timers(self) -> None:
+        for timer in (self._timer, self._expiry):
+            if timer is not None and timer.active():
+                timer.cancel()
 
     def _look_at_expiry(self) -> None:
         left = (self._peer.expires - datetime.now(UTC)).total_seconds()

@@ -193,13 +193,18 @@ class Watches(Service):
         return machine
 
     def opened(self, watch: _Watch) -> None:
+        """It has begun."""
         of_it = sum(1 for other in self._open if other.peer.id == watch.peer.id)
         self._open.append(watch)
         if of_it >= MAX_WATCHES_OF_NAMESERVER or len(self._open) > MAX_WATCHES:
             watch.dismiss("too_many", "there are too many watches on this server")
 
-    def closed(self, watch: _Watch, text: str) -> None:
+    def over(self, watch: _Watch) -> None:
+        """Nothing more is said on it, though its connection may take a while to end: it counts no more."""
         self._open.remove(watch)
+
+    def closed(self, watch: _Watch, text: str) -> None:
+        """Its connection has ended."""
         if self._withdrawn is not None:
             self._withdrawn(watch, None)
         if text:
@@ -323,13 +328,14 @@ class _Watch(WatchWire):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self.machine = None
+        self._is_over()
         self._watches.closed(self, self._why)
 
     def leave(self) -> None:
         """This server leaves."""
         if self.machine is not None:
             self.machine.leave()
+            self._is_over()
             self.end()
 
     def give(self, revoked: RevocationList) -> None:
@@ -365,8 +371,13 @@ class _Watch(WatchWire):
         self._why = text
         if self.machine is not None:
             self.machine.goodbye(reason, text)
-            self.machine = None
+            self._is_over()
             self.end()
+
+    def _is_over(self) -> None:
+        if self.machine is not None:
+            self.machine = None
+            self._watches.over(self)
 
     def _events(self, events: list[ServerEvent]) -> None:
         for event in events:
@@ -389,6 +400,7 @@ class _Watch(WatchWire):
             self.dismiss("too_many_names", f"more than {MAX_KNOWN_OF_NAMESERVER} known names")
         elif isinstance(events[-1], Ended):
             self._why = events[-1].text
+            self._is_over()
             if events[-1].reason is WatchEnd.SILENT:
                 self.cut()
             else:

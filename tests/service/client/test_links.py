@@ -248,6 +248,27 @@ async def test_a_server_that_does_not_close_is_not_waited_for(
     assert link.lanes is None
 
 
+@pytest_twisted.ensureDeferred
+async def test_a_server_that_speaks_on_behind_its_goodbye_is_cut(
+    making: Making, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.2)
+    link = making.link(server.listen())
+    link.startService()
+    await until(reactor, lambda: link.lanes is not None and server.link is not None)
+    first = server.link
+    assert first is not None
+    first.transport.pauseProducing()  # no close_notify is answered
+    first.session.goodbye("stopping", "the server is stopping")
+    first.send()
+    end = reactor.seconds() + 5.0
+    while len(server.links) == 1:  # until it is dialled again
+        assert reactor.seconds() < end, "the old connection is kept"
+        first.transport.write(b"more\n")
+        await deferLater(reactor, 0.02)
+    await link.stopService()
+
+
 @pytest.mark.parametrize(
     ("reason", "words"),
     [

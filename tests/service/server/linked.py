@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -65,6 +67,54 @@ class ClientEnd:
 
     def clientConnectionForTLS(self, tlsProtocol: object) -> SSL.Connection:
         return self._connection
+
+
+class Mute:
+    """A peer that never ends TLS: its kernel answers TCP, and nobody a close_notify."""
+
+    def __init__(self, ground: Ground, credential: Credential | None, alpn: bytes = b"tunnel/1") -> None:
+        self._tls = ClientEnd(credential, alpn).clientConnectionForTLS(None)
+        self._tls.set_connect_state()
+        self._sock = socket.create_connection(("127.0.0.1", ground.server.ports[0]))
+        self._sock.setblocking(False)
+
+    async def shake_hands(self) -> None:
+        """The handshake is done when this returns."""
+        await until(self._is_shaken)
+
+    def send(self, octets: bytes) -> None:
+        """Say this, over TLS."""
+        self._tls.send(octets)
+        self._flush()
+
+    def is_cut(self) -> bool:
+        """Whether the other end has closed TCP; what comes before is not looked at."""
+        try:
+            while self._sock.recv(65536):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            pass
+        return True
+
+    def close(self) -> None:
+        self._sock.close()
+
+    def _is_shaken(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            self._flush()
+            with suppress(BlockingIOError):
+                self._tls.bio_write(self._sock.recv(65536))
+            return False
+        self._flush()
+        return True
+
+    def _flush(self) -> None:
+        with suppress(SSL.WantReadError):
+            self._sock.sendall(self._tls.bio_read(65536))
 
 
 class Served(Protocol):

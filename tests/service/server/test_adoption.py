@@ -12,8 +12,8 @@ import pytest_twisted
 from OpenSSL import SSL
 
 from appliance.service.server import adoption
-from appliance.tunnel.certificates import SERVICE_NAME
-from tests.service.server.linked import Ground, client_credential, until
+from appliance.tunnel.certificates import SERVICE_NAME, Credential, make_authority
+from tests.service.server.linked import NAMESERVER, WALL, Ground, Mute, client_credential, until
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -127,6 +127,74 @@ async def test_no_certificate_at_all() -> None:
         assert b"no_certificate" in link.octets
     finally:
         await ground.close()
+
+
+@pytest.fixture
+def closing_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_CLOSE_SECONDS", 0.1)
+
+
+@pytest.mark.usefixtures("closing_soon")
+@pytest.mark.parametrize("alpn", [b"tunnel/1", b"watch/1"])
+@pytest.mark.parametrize("credential", [None, client_credential(ca=make_authority("another", WALL))])
+@pytest_twisted.ensureDeferred
+async def test_a_stranger_who_does_not_close_is_cut(alpn: bytes, credential: Credential | None) -> None:
+    """He would keep a descriptor each time: his kernel answers the keep-alive of ours."""
+    ground = Ground()
+    try:
+        stranger = Mute(ground, credential, alpn)
+        await stranger.shake_hands()
+        await until(stranger.is_cut)
+        stranger.close()
+    finally:
+        await ground.close()
+
+
+@pytest.mark.usefixtures("closing_soon")
+@pytest_twisted.ensureDeferred
+async def test_a_client_who_does_not_close_is_cut() -> None:
+    ground = Ground()
+    try:
+        links: Any = ground.server._links
+        client = Mute(ground, client_credential())
+        await client.shake_hands()
+        await until(lambda: links.sessions)
+        (link,) = links._links.values()
+        client.send(b"{" * 1000 + b"\n")
+        await until(lambda: not links.sessions)
+        assert not link._expiry.active()  # it would dismiss a session that is over
+        await until(client.is_cut)
+        client.close()
+    finally:
+        await ground.close()
+
+
+@pytest.mark.usefixtures("closing_soon")
+@pytest_twisted.ensureDeferred
+async def test_a_nameserver_who_does_not_close_is_cut() -> None:
+    ground = Ground()
+    try:
+        nameserver = Mute(ground, NAMESERVER, b"watch/1")
+        await nameserver.shake_hands()
+        await until(lambda: ground.watches)
+        (doorstep,) = ground.server._adoption._open  # type: ignore[union-attr]
+        doorstep.transport.loseConnection()  # type: ignore[union-attr]
+        await until(nameserver.is_cut)
+        nameserver.close()
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_nothing_is_left_of_who_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_CLOSE_SECONDS", 60.0)
+    ground = Ground()
+    try:
+        link = await ground.link(None)
+        await until(lambda: link.closed)
+        await ground.link(client_credential())  # the stop of the server closes this one
+    finally:
+        await ground.close()  # waits for the last timer
 
 
 @pytest_twisted.ensureDeferred

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -21,6 +23,7 @@ from tests.service.server.linked import (
     TLS_ONLY,
     WALL,
     Ground,
+    LinkOnly,
     client_credential,
     until,
 )
@@ -273,6 +276,98 @@ async def test_revoked_while_linked() -> None:
         assert link.end is not None
         assert link.end.reason == "revoked"
         assert stays.end is None
+    finally:
+        await ground.close()
+
+
+class JoinedVisitor:
+    """A visitor joined through this client, and the client's end of his lane."""
+
+    def __init__(self, ground: Ground, client_id: str) -> None:
+        server: Any = ground.server
+        (session,) = (one for one in server._links.sessions.values() if one.peer.id == client_id)
+        (self._sock, near), (far, self._lane) = socket.socketpair(), socket.socketpair()
+        self._sock.setblocking(False)
+        for wire in (near, far):
+            wire.setblocking(False)
+            server._readiness.register(wire, lambda events: None)
+        server._relay.join(near, far, among=session.joined)
+
+    def is_cut(self) -> bool:
+        try:
+            return not self._sock.recv(1)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+
+    def leave(self) -> None:
+        self._sock.close()
+        self._lane.close()
+
+
+def go_silent(link: LinkOnly) -> None:
+    link.abort()
+
+
+def say_goodbye(link: LinkOnly) -> None:
+    link.machine.goodbye("stopping", "the client is stopping")
+    link._flush()
+
+
+def talk_nonsense(link: LinkOnly) -> None:
+    link.send(b"{" * 1000 + b"\n")
+
+
+@pytest.mark.parametrize("end", [go_silent, say_goodbye, talk_nonsense])
+@pytest_twisted.ensureDeferred
+async def test_revoked_when_the_link_is_over(end: Callable[[LinkOnly], None]) -> None:
+    """Those joined through it have stayed, and may go on no longer."""
+    ground = Ground()
+    try:
+        links: Any = ground.server._links
+        credentials = [client_credential(name) for name in ("gone", "stays")]
+        both = [await ground.link(one) for one in credentials]
+        await until(lambda: all(link.names for link in both))
+        of_revoked, first, second = (JoinedVisitor(ground, name) for name in ("gone", "stays", "stays"))
+        for link in both:
+            end(link)
+        await until(lambda: not links.sessions)
+        assert not any(visitor.is_cut() for visitor in (of_revoked, first, second))
+        ground.server.revoke(RevocationList(1, frozenset([credentials[0].certificate.serial_number])))
+        await until(of_revoked.is_cut)
+        assert len(links._left) == 1
+        first.leave()
+        await until(lambda: len(ground.server._relay.joined) == 1)
+        assert not second.is_cut()
+        second.leave()
+        await until(lambda: not ground.server._relay.joined)
+        assert not links._left
+        of_revoked.leave()
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
+async def test_who_comes_back_takes_those_who_were_left() -> None:
+    ground = Ground()
+    try:
+        links: Any = ground.server._links
+        first = await ground.link(client_credential(), instance="ab" * 16)
+        await until(lambda: first.names)
+        visitor = JoinedVisitor(ground, "home")
+        first.abort()
+        await until(lambda: not links.sessions)
+        second = await ground.link(client_credential(), instance="ab" * 16)
+        await until(lambda: second.names)
+        assert not links._left
+        (session,) = ground.server.status()["sessions"]
+        assert session["visitors"] == 1
+        assert not visitor.is_cut()
+        visitor.leave()
+        await until(lambda: not ground.server._relay.joined)
+        (session,) = ground.server.status()["sessions"]
+        assert session["visitors"] == 0
     finally:
         await ground.close()
 

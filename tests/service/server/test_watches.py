@@ -24,7 +24,7 @@ from appliance.fleet.events import (
     SnapshotTaken,
 )
 from appliance.fleet.watch import Observer
-from appliance.service.server.watches import MAX_WATCHES_OF_NAMESERVER, Watches, _showing
+from appliance.service.server.watches import MAX_WATCHES, MAX_WATCHES_OF_NAMESERVER, Watches, _showing
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Role, examine, issue_nameserver, read_peer
 from appliance.tunnel.crl import RevocationList
@@ -241,6 +241,20 @@ def test_one_nameserver_cannot_take_all_watches(watches: Watches, clock: Clock) 
     other = Watching(watches, clock, OTHER)
     assert not other.transport.disconnecting
     for watch in (*many, one_more, other):
+        watch.lose()
+
+
+def test_watches_that_are_over_and_linger_keep_nobody_out(watches: Watches, clock: Clock) -> None:
+    """Whoever does not close his end keeps the connection for a while."""
+    many = [Watching(watches, clock) for _ in range(MAX_WATCHES_OF_NAMESERVER + MAX_WATCHES)]
+    for watch in many[1:MAX_WATCHES_OF_NAMESERVER]:
+        watch.protocol.dataReceived(b"GET / HTTP/1.1\r\n")
+    assert [watch.transport.disconnecting for watch in many] == [False] + [True] * (len(many) - 1)
+    assert watches.status() == [{"nameserver": "ns1"}]
+    others = [Watching(watches, clock, one) for one in (OTHER, NAMESERVER)]
+    assert not any(watch.transport.disconnecting for watch in others)
+    assert watches.drain(lambda watch, held: None) == [one.protocol for one in (many[0], *others)]
+    for watch in (*many, *others):
         watch.lose()
 
 
