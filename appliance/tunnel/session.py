@@ -16,7 +16,7 @@ from appliance.tunnel.certificates import MAX_NAMES, grants
 from appliance.tunnel.challenge import may_be_challenged
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.crlparts import Crl, CrlExchange
-from appliance.tunnel.liveness import Liveness
+from appliance.tunnel.liveness import HEARD_SLACK_SECONDS, Liveness
 from appliance.tunnel.messages import (
     VERSION,
     Account,
@@ -652,7 +652,8 @@ class ClientSession(_Session):
 
     def _keep_pace(self, message: Ping | Pong) -> None:
         if message.ping_seconds is not None and self._liveness is not None:
-            self._liveness.every(message.ping_seconds)
+            # Behind the server's: pings that cross once would cross for ever.
+            self._liveness.every(message.ping_seconds + HEARD_SLACK_SECONDS)
 
     def challenge(self, name: str, value: str, seconds: int, signature: str) -> None:
         """Asks for a challenge to be published for so long; before the welcome nothing is said."""
@@ -686,7 +687,7 @@ class ClientSession(_Session):
     def _hear(self, message: Message, now: float) -> list[Event]:
         match message:
             case Welcome():
-                self._open(message.ping_seconds, now)
+                self._open(message.ping_seconds + HEARD_SLACK_SECONDS, now)
                 self._crl.theirs = message.crl
                 for name, offer in self._offers.items():
                     self.register(name, offer)
