@@ -7,7 +7,8 @@ is refused hears the reason in words before the connection ends. Who is not goes
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -25,6 +26,7 @@ from zope.interface.declarations import Provides
 from appliance.service import keepalive
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
+from appliance.service.server.gate import source_of
 from appliance.service.shares import Shares
 from appliance.service.tls import ServerTls
 from appliance.tunnel.certificates import CertificateRefused, Peer, Role
@@ -40,6 +42,9 @@ _CLOSE_SECONDS = 2.0
 #: Handshakes at once. Each costs about a millisecond of CPU and 60 KiB; refusing early is cheaper than
 #: dragging all along.
 _HANDSHAKES_AT_MOST = 512
+#: Of them, those of one source: nobody has proved yet who he is, and a stranger who never finishes his leaves
+#: room for the others. A site of a thousand clients that come back begins 67 a second.
+_OF_ONE_SOURCE = 256
 
 
 class Adoption:
@@ -69,21 +74,22 @@ class Adoption:
         self._protocols = protocols
         self._complaints = complaints
         self._open: set[_Doorstep] = set()
-        self._handshakes = 0
+        self._handshakes: Counter[Hashable] = Counter()
         self._stopped: Deferred[None] | None = None
         self._cut: Any = None
 
     def adopt(self, sock: socket.socket, octets: bytes) -> None:
         """Own ``sock``, registered with the readiness, of which ``octets`` have been read."""
         self._readiness.forget(sock)
-        if self._handshakes >= _HANDSHAKES_AT_MOST:
-            sock.close()
-            return
-        doorstep = _Doorstep(self)
-        tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
-        tls.protocol = partial(_TlsInTurns, self._reactor, self._shares)  # type: ignore[assignment] # called, no more
         try:
-            sock.getpeername()  # asked first: Twisted asks behind a duplicate that it would leave open
+            # Asked first: Twisted asks behind a duplicate that it would leave open.
+            source = source_of(sock.getpeername()[0])
+            if not self._has_room(source):
+                return
+            doorstep = _Doorstep(self, source)
+            tls = TLSMemoryBIOFactory(self._tls, False, _Once(doorstep))
+            made = partial(_TlsInTurns, self._reactor, self._shares)
+            tls.protocol = made  # type: ignore[assignment] # called, no more
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             keepalive.of_link(sock)
             self._reactor.adoptStreamConnection(sock.fileno(), sock.family, tls)
@@ -94,6 +100,10 @@ class Adoption:
         # The TLS protocol has not seen what was read before it existed.
         transport: Any = doorstep.transport
         transport.dataReceived(octets)
+
+    def _has_room(self, source: Hashable) -> bool:
+        handshakes = self._handshakes
+        return handshakes.total() < _HANDSHAKES_AT_MOST and handshakes[source] < _OF_ONE_SOURCE
 
     def stop(self) -> Deferred[None]:
         """Close every connection, and after a second cut those that are still open; fires when none is."""
@@ -170,15 +180,16 @@ holds one, and that was a third of what it costs to adopt a connection.
 class _Doorstep(Protocol):
     """A connection until its peer is known; then it only passes on to the protocol of the peer's kind."""
 
-    def __init__(self, adoption: Adoption) -> None:
+    def __init__(self, adoption: Adoption, source: Hashable) -> None:
         self._adoption = adoption
+        self._source = source
         self._inner: IProtocol | None = None
         self._timer: Any = None
 
     def connectionMade(self) -> None:
         adoption = self._adoption
         adoption._open.add(self)
-        adoption._handshakes += 1
+        adoption._handshakes[self._source] += 1
         self._timer = adoption._reactor.callLater(_HANDSHAKE_SECONDS, self.cut)
 
     def handshakeCompleted(self) -> None:
@@ -234,7 +245,7 @@ class _Doorstep(Protocol):
 
     def _handshake_over(self) -> None:
         if self._timer is not None:
-            self._adoption._handshakes -= 1
+            self._adoption._handshakes -= Counter((self._source,))  # and forget who has none
             if self._timer.active():
                 self._timer.cancel()
             self._timer = None

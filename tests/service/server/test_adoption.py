@@ -18,7 +18,7 @@ from tests.service.server.linked import NAMESERVER, WALL, Ground, Mute, client_c
 RESET = struct.pack("ii", 1, 0)
 
 
-def hello(ground: Ground, alpn: bytes = b"tunnel/1") -> socket.socket:
+def hello(ground: Ground, alpn: bytes = b"tunnel/1", *, source: str = "127.0.0.1") -> socket.socket:
     """A connection whose ClientHello is sent, and nothing behind it."""
     connection = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
     connection.set_connect_state()
@@ -26,7 +26,7 @@ def hello(ground: Ground, alpn: bytes = b"tunnel/1") -> socket.socket:
     connection.set_alpn_protos([alpn])
     with pytest.raises(SSL.WantReadError):
         connection.do_handshake()
-    sock = socket.create_connection(("127.0.0.1", ground.server.ports[0]))
+    sock = socket.create_connection(("127.0.0.1", ground.server.ports[0]), source_address=(source, 0))
     sock.sendall(connection.bio_read(65536))
     sock.setblocking(False)
     return sock
@@ -47,7 +47,7 @@ async def test_links_begin_their_handshakes_a_few_at_a_time() -> None:
         ground.server._line._adopt = watched  # type: ignore[union-attr]
         socks = [hello(ground) for _ in range(25)]
         watch = hello(ground, b"watch/1")
-        await until(lambda: adopted._handshakes >= 11)  # the watch is not in the line
+        await until(lambda: adopted._handshakes.total() >= 11)  # the watch is not in the line
         await until(lambda: len(began) == 25)
         for first, last in zip(began, began[10:], strict=False):
             assert last - first >= 0.0999
@@ -81,6 +81,22 @@ async def test_a_handshake_that_is_not_finished_is_cut(monkeypatch: pytest.Monke
 
 
 @pytest_twisted.ensureDeferred
+async def test_too_many_handshakes_of_one_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adoption, "_OF_ONE_SOURCE", 2)
+    ground = Ground()
+    try:
+        socks = [hello(ground, b"watch/1", source="127.0.0.66") for _ in range(3)]
+        await until(lambda: ended(socks[2]))
+        link = await ground.link(client_credential())
+        await until(lambda: link.names)
+        assert [ended(sock) for sock in socks] == [False, False, True]
+        for sock in socks:
+            sock.close()
+    finally:
+        await ground.close()
+
+
+@pytest_twisted.ensureDeferred
 async def test_too_many_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(adoption, "_HANDSHAKES_AT_MOST", 2)
     ground = Ground()
@@ -90,7 +106,7 @@ async def test_too_many_handshakes(monkeypatch: pytest.MonkeyPatch) -> None:
         for sock in socks:
             sock.close()
         adopted: Any = ground.server._adoption
-        await until(lambda: adopted._handshakes == 0)
+        await until(lambda: not adopted._handshakes)
         link = await ground.link(client_credential())
         await until(lambda: link.names)
     finally:
@@ -113,7 +129,7 @@ async def test_a_connection_that_was_reset_meanwhile_is_dropped() -> None:
         ground.server._readiness.register(far, lambda events: None)
         adopted.adopt(far, b"")
         assert far.fileno() < 0
-        assert adopted._handshakes == 0
+        assert not adopted._handshakes
     finally:
         await ground.close()
 
@@ -212,7 +228,7 @@ async def test_who_was_reset_before_he_was_adopted() -> None:
         adopted._readiness.register(accepted, lambda events: None)
         adopted.adopt(accepted, b"a hello")
         assert accepted.fileno() == -1
-        assert adopted._handshakes == 0
+        assert not adopted._handshakes
     finally:
         await ground.close()
 
