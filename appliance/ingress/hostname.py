@@ -17,7 +17,7 @@ LABEL_OCTETS_MAX = 63
 """RFC 1035 2.3.4."""
 
 # LDH and the underscore. A hyphen at either end of a label is let through: such hosts exist, and browsers
-# ask for them.
+# ask for them. A client must take what is let through here: `is_host` of appliance.tunnel.names.
 _LABEL = re.compile(rb"[a-z0-9_-]{1,%d}" % LABEL_OCTETS_MAX)
 
 # What ends in a number is an IPv4 address to a browser, in any of its spellings: 127.0.0.1, 127.1, 0x7f.1

@@ -12,6 +12,7 @@ MAX_NAME_OCTETS = 253
 """RFC 1035 2.3.4: 255 octets on the wire, less the first length octet and the root's."""
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")  # RFC 1123 2.1, and "_" as in SRV names
+_HOST_LABEL = re.compile(r"[a-z0-9_-]{1,63}")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -40,6 +41,22 @@ def normal(text: str) -> str:
     if _NUMBER.fullmatch(labels[-1]):
         raise BadHostName(f"{text!r} is an IP address or would be taken for one, not a host name")
     return name
+
+
+def is_host(text: str) -> bool:
+    """Whether this is the one spelling of a host that a visitor may ask for: a normal name that is no
+    wildcard, but labels may begin and end with a hyphen.
+
+    Nobody registers such a name (RFC 1123 2.1), but under a wildcard there are such hosts, and browsers ask
+    for them. These are exactly what `appliance.ingress.hostname` lets through: a server sends each of them to
+    a client.
+    """
+    labels = text.split(".")
+    return (
+        len(text) <= MAX_NAME_OCTETS
+        and all(_HOST_LABEL.fullmatch(label) for label in labels)
+        and not _NUMBER.fullmatch(labels[-1])
+    )
 
 
 def is_wildcard(name: str) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
-from appliance.tunnel.names import is_wildcard, normal
+from appliance.tunnel.names import is_host
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 MAX_ALPN_OCTETS = 255
@@ -174,10 +174,10 @@ def _name_octets(authority: str) -> bytes:
 @lru_cache(_KEPT)
 def _authority(value: bytes | None) -> str:
     try:
-        name = normal((value or b"").decode("ascii"))
-    except ValueError:  # UnicodeDecodeError and BadHostName
+        name = (value or b"").decode("ascii")
+    except UnicodeDecodeError:
         name = ""
-    if not name or is_wildcard(name) or name.encode() != value:
+    if not is_host(name):
         raise ProxyHeaderError("the authority is not a host name")
     return name
 

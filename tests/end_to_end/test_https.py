@@ -26,7 +26,7 @@ from tests.end_to_end.joined import Joined, rest_of
 from tests.end_to_end.looking import Capture, in_memory
 from tests.end_to_end.origins import Visited, answer, keep_alive
 from tests.end_to_end.programs import free_port, need, wait_for
-from tests.end_to_end.site import ZONE, Client, Nginx
+from tests.end_to_end.site import ZONE, Client, Nginx, tls_context
 from tests.end_to_end.test_port_80 import (
     CHUNKS_REFUSED,
     MEGABYTES,
@@ -41,7 +41,7 @@ from tests.end_to_end.test_port_80 import (
     until_the_end,
     websocket,
 )
-from tests.end_to_end.visitors import Crowd
+from tests.end_to_end.visitors import Crowd, fetch
 
 MARK = b"nobody-but-the-two-ends-6e0f"
 """In the body of a request and of its answer."""
@@ -221,6 +221,15 @@ def test_several_names_and_a_wildcard_have_their_own_certificates(site: Site) ->
     assert site.curl(f"https://one.apps.{ZONE}/who") == f"origin one.apps.{ZONE} http GET\n"
     with site.visit_tls("www", "h2", "http/1.1") as tls:
         assert tls.selected_alpn_protocol() == "http/1.1"
+
+
+@pytest.mark.parametrize("spelling", [f"www.{ZONE}.", f"WWW.{ZONE}", f"one.apps.{ZONE}.", f"-a-.apps.{ZONE}"])
+def test_another_spelling_of_a_name(site: Site, spelling: str) -> None:
+    """What some visitors put into the SNI and the Host: the server routes it, and the client takes it."""
+    context = tls_context(site.ca)
+    context.check_hostname = False
+    said = fetch(context, site.appliance.address, site.ports.tls, spelling, "/who")
+    assert said == f"origin {spelling.lower().removesuffix('.')} http GET\n"
 
 
 def test_fifty_megabytes_in_chunks_each_way(site: Site) -> None:

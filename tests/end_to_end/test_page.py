@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import socket
@@ -16,6 +17,7 @@ import trustme
 
 from tests.end_to_end.programs import free_port, need, wait_for
 from tests.end_to_end.site import ZONE, Appliance, Client, Nginx, Ports, listens, tls_context
+from tests.end_to_end.visitors import fetch
 
 NAME = f"www.{ZONE}"
 MEGABYTES = 200
@@ -104,6 +106,20 @@ def test_the_records(site: Site) -> None:
 def test_a_page_over_https(site: Site, option: str, host: str) -> None:
     page = site.curl(f"https://{host}:{{tls}}/", option)
     assert "<h1 id='who'>origin</h1>" in page
+
+
+def test_hosts_that_a_stranger_makes_up_hold_up_nobody(site: Site) -> None:
+    """A hyphen at an end of a label is no host name to RFC 1123 2.1, and browsers ask for it all the same."""
+    unverified = ssl._create_unverified_context()
+    for number in range(50):
+        host = f"-{number}.apps.{ZONE}"
+        with contextlib.suppress(OSError):
+            fetch(unverified, site.appliance.address, site.appliance.ports.tls, host, "/who", 0.5)
+    address, port = site.appliance.address, site.appliance.ports.tls
+    assert fetch(tls_context(site.ca), address, port, NAME, "/who", 1.0).startswith("origin ")
+    for label in ("-a", "a-", "_", "xn--a-"):
+        host = f"{label}.apps.{ZONE}"
+        assert fetch(unverified, address, port, host, "/who").startswith(f"origin {host} ")
 
 
 def test_a_page_over_http(site: Site) -> None:

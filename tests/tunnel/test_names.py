@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appliance.tunnel.names import BadHostName, covers, is_wildcard, normal, wildcards_over
+from appliance.tunnel.names import BadHostName, covers, is_host, is_wildcard, normal, wildcards_over
 from tests.effort import examples
 
 HOSTS = st.from_regex(r"[a-z0-9_]{1,8}(\.[a-z_][a-z0-9_]{0,7}){1,3}", fullmatch=True)
@@ -41,6 +41,28 @@ def test_one_spelling(text: str, name: str) -> None:
 def test_not_a_host_name(text: str) -> None:
     with pytest.raises(BadHostName):
         normal(text)
+
+
+@pytest.mark.parametrize("text", ["-a.b", "a-.b", "-", "a.-", "_", "xn--.b", "-" * 63 + ".b"])
+def test_a_visitor_may_ask_for_more_than_is_registered(text: str) -> None:
+    assert is_host(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", ".", "a.", "a..b", "A.b", "*.a", "1.2.3.4", "a.0x7f", "a.b\n", "\u0661.a", "a" * 64 + ".b",
+        "a." * 126 + "ab",
+    ],
+)  # fmt: skip
+def test_what_no_visitor_may_ask_for(text: str) -> None:
+    assert not is_host(text)
+
+
+@given(HOSTS)
+@settings(max_examples=examples(100), deadline=None)
+def test_what_is_registered_may_be_asked_for(host: str) -> None:
+    assert is_host(normal(host))
 
 
 @given(st.text(max_size=300))

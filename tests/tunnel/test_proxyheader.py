@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.ingress.hostname import host_name
 from appliance.tunnel.proxyheader import Kind, ProxyHeader, ProxyHeaderError, read_proxy_header
 from tests.effort import examples
 from tests.tunnel.test_names import HOSTS
@@ -15,6 +16,13 @@ OCTETS = bytes.fromhex(
     "0d0a0d0a000d0a515549540a 21 11 002c c0000207 c6336401 c350 01bb"
     "010002 6832 02000f 7777772e6578616d706c652e6f7267 050002 0102 e00001 01"
 )
+LABELS = st.text("abz059_-AZxn", min_size=1, max_size=8) | st.from_regex(r"[A-Z0-9_-]{60,64}", fullmatch=True)
+ASKED = st.builds(
+    lambda labels, end: (".".join(labels) + end).encode(),
+    st.lists(LABELS, min_size=1, max_size=5),
+    st.sampled_from(["", ".", ".."]),
+)
+"""What visitors say in SNI and Host: names, and what is not quite one."""
 LONG = "2001:db8::1", "2001:db8::2"
 PORTS = st.integers(0, 65535)
 ENDS = st.one_of(
@@ -56,6 +64,55 @@ def test_written_and_read_back(
     header = ProxyHeader((ends[0], here), (ends[1], there), host, alpn, unique, kind)
     assert read_proxy_header(header.octets()) == header
     assert len(header.octets()) <= 701
+
+
+HOSTS_AT_THE_EDGE = [
+    b"-a.apps.example.org",
+    b"foo-.example.org",
+    b"-.example.org",
+    b"--.-",
+    b"_a_._.example",
+    b"a--b.example",
+    b"xn--.example",
+    b"xn---.example.-x",
+    b"1.2.3.4a",
+    b"0x7f.0xg",
+    b"a" * 63 + b".example.",
+    b".".join([b"-" * 62] * 4) + b".a.",
+    b".".join([b"a" * 62] * 4) + b".aa",
+    b"a" * 64 + b".example",
+    b"1.2.3.4",
+    b"a.0x7F",
+    b"a..b",
+    b"a.b..",
+    b".",
+    b"",
+    b"*.example",
+    b"a.example\n",
+    "b\u00fccher.example".encode(),
+]
+
+
+@pytest.mark.parametrize("asked", HOSTS_AT_THE_EDGE)
+def test_a_client_reads_the_hosts_that_a_server_lets_in(asked: bytes) -> None:
+    agree_on(asked)
+
+
+@given(ASKED | st.binary(max_size=12))
+@settings(max_examples=examples(300), deadline=None)
+def test_a_client_reads_every_host_that_a_server_lets_in_and_no_other(asked: bytes) -> None:
+    agree_on(asked)
+
+
+def agree_on(asked: bytes) -> None:
+    """A stranger chooses the host: one that only the server takes would cost a lane for each hello."""
+    host = host_name(asked)
+    if host is not None:
+        header = VISITOR._replace(authority=host)
+        assert read_proxy_header(header.octets()) == header
+    if host is None or host.encode() != asked:  # the one spelling of a name is what ingress makes of it
+        with pytest.raises(ProxyHeaderError):
+            read_proxy_header(with_values(b"\x02" + len(asked).to_bytes(2, "big") + asked))
 
 
 def test_a_mixed_pair_is_written_ipv4_mapped() -> None:

@@ -17,6 +17,10 @@ from appliance.service.client.localports import LocalPorts
 from appliance.service.deadlines import Deadlines
 from appliance.service.readiness import ENDING, WRITABLE, Readiness
 
+#: How long until a full backlog is tried again: no visitor notices it, and it costs 50 connect(2) a second
+#: for each origin, however many wait.
+BACKLOG_SECONDS = 0.02
+
 
 @dataclass(frozen=True, slots=True)
 class Target:
@@ -37,6 +41,9 @@ class Dialling:
         self.readiness = readiness
         self.ports = LocalPorts()
         self.waiting = Deadlines[Dial](clock, seconds, lambda dial: dial.timed_out())
+        self._clock = clock
+        self._full: dict[Target, list[Dial]] = {}
+        self._timer: Any = None
 
     def dial(self, targets: Sequence[Target], done: Done) -> Dial:
         """Begin one attempt to connect. ``done`` is called once, perhaps before this returns, and not after
@@ -50,6 +57,31 @@ class Dialling:
     def stop(self) -> None:
         """Nobody waits any more; who dials has been cancelled."""
         self.waiting.stop()
+        self._full.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def is_full(self, target: Target) -> bool:
+        """Whether others wait for room in its backlog: whoever comes later waits behind them."""
+        return target in self._full
+
+    def wait_for_room(self, dial: Dial, target: Target) -> None:
+        """Let it go on when there may be room in the backlog again, of which no event tells."""
+        self._full.setdefault(target, []).append(dial)
+        if self._timer is None:
+            self._timer = self._clock.callLater(BACKLOG_SECONDS, self._look_for_room)
+
+    def _look_for_room(self) -> None:
+        """Who waits longest tries for all behind him: a stranger chooses how many they are."""
+        self._timer = None
+        full, self._full = self._full, {}
+        for target, dials in full.items():
+            for number, dial in enumerate(dials, 1):
+                dial.go_on()
+                if target in self._full:
+                    self._full[target] += dials[number:]
+                    break
 
 
 class Dial:
@@ -72,11 +104,20 @@ class Dial:
         self._drop()
         self._dialling.waiting.discard(self)
 
+    def go_on(self) -> None:
+        """Try again where there was no room, unless it is over."""
+        if self._done is not None:
+            self._next()
+
     def _next(self) -> None:
         while self._targets:
             target = self._targets.pop(0)
             try:
                 self._sock = self._connecting(target)
+            except BlockingIOError:
+                self._targets.insert(0, target)
+                self._dialling.wait_for_room(self, target)
+                return
             except OSError as error:
                 self._error = error
                 continue
@@ -85,6 +126,11 @@ class Dial:
         self._tell(self._error or OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ)))
 
     def _connecting(self, target: Target) -> socket.socket:
+        """Raises BlockingIOError where the backlog of a unix socket is full: TCP waits by itself, but there
+        connect(2) says EAGAIN and has begun nothing.
+        """
+        if self._dialling.is_full(target):
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
         sock = socket.socket(target.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
             if isinstance(target.address, str):

@@ -96,7 +96,10 @@ def _checked(name: str) -> Callable[[ssl.SSLObject, str, ssl.SSLContext], int | 
     """A check of the SNI (RFC 6066 3): the tunnel server has routed the visitor by it, and may be wrong."""
 
     def check(_: ssl.SSLObject, server_name: str, __: ssl.SSLContext) -> int | None:
-        if not server_name or covers(name, server_name.lower()):  # None, where there is no SNI
+        if not server_name:  # None, where there is no SNI
+            return None
+        # RFC 6066 3 has no dot at the end of it. Some send one, and the server has routed without it.
+        if covers(name, server_name.lower().removesuffix(".")):
             return None
         return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
 

@@ -22,6 +22,7 @@ from appliance.service.client.dial import Dial, Target
 from appliance.service.client.origins import in_words
 from appliance.service.client.tls import LANE_ALPN, ClientTls, ServerProof, ServerRefused
 from appliance.service.client.visits import Visits
+from appliance.service.fewlines import FewLines
 from appliance.service.readiness import READABLE
 from appliance.service.relay import Wire
 from appliance.service.tlswire import TlsWire
@@ -78,6 +79,7 @@ class Lanes:
         self.called = called
         self.resume = session.resume
         self.complaints = Complaints()
+        self.few_lines = FewLines(reactor, self.log)
         self._counters = itertools.count(1)
         self._pools: dict[Kind, Pool] = {kind: Pool(floor, CEILING) for kind, floor in FLOORS.items()}
         self._lanes: set[_Lane] = set()
@@ -144,10 +146,24 @@ class Lanes:
 
     def taken(self, lane: _Lane) -> None:
         """Its header has come."""
+        self.complaints.over(lane.kind)
+        self._spent(lane)
+
+    def unread(self, lane: _Lane, error: ProxyHeaderError) -> None:
+        """Its header has come from the server and is none to us: a visitor has brought that about, or the
+        server is newer than we. Whatever a visitor brings about must not make the pool back off, for others
+        wait for its lanes.
+        """
+        self.few_lines.warn(
+            self.called, f"a {lane.kind} lane was closed, its visitor's header cannot be read: {error}"
+        )
+        self._spent(lane)
+
+    def _spent(self, lane: _Lane) -> None:
+        """A visitor has come on it."""
         self._lanes.discard(lane)
         if not lane.doubted:
             self._pools[lane.kind].taken(self.reactor.seconds())
-        self.complaints.over(lane.kind)
         self._review_soon()
 
     def complain(self, kind: Kind, words: str, details: object = "") -> None:
@@ -317,15 +333,20 @@ class _Lane:
                 opened = self._header.feed(octets)
                 if opened is not None:
                     break
-            header = read_proxy_header(opened[0])
         except BlockingIOError:
             return
-        except (LaneError, ProxyHeaderError) as error:
+        except LaneError as error:
             self._lanes.complain(self.kind, "closed, its header is not the server's: ", error)
             self._lost()
             return
         except OSError:
             self._lost()
+            return
+        try:
+            header = read_proxy_header(opened[0])
+        except ProxyHeaderError as error:
+            self.close()
+            self._lanes.unread(self, error)
             return
         self._take(header, opened[1])
 

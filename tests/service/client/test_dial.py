@@ -81,6 +81,66 @@ def test_a_unix_socket(turned: tuple[Turning, Readiness], tmp_path: Path) -> Non
     listener.close()
 
 
+def full_unix(path: Path) -> tuple[socket.socket, Target]:
+    """A unix socket whose backlog of one is full: connect(2) says EAGAIN, and nothing tells of room."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(0)
+    listener.setblocking(False)
+    with socket.socket(socket.AF_UNIX) as filling:  # it stays in the backlog when it is closed
+        filling.connect(str(path))
+    with socket.socket(socket.AF_UNIX) as refused:
+        refused.setblocking(False)
+        assert refused.connect_ex(str(path)) == errno.EAGAIN
+    return listener, Target(socket.AF_UNIX, str(path))
+
+
+def test_a_unix_socket_whose_backlog_is_full_is_waited_for(
+    turned: tuple[Turning, Readiness], tmp_path: Path
+) -> None:
+    reactor, readiness = turned
+    listener, target = full_unix(tmp_path / "web")
+    results: list[tuple[str, Result]] = []
+    dialling = Dialling(readiness, reactor, 5.0)
+    dialling.dial([target], lambda result: results.append(("first", result)))
+    dialling.dial([target], lambda result: results.append(("second", result)))
+    for _ in range(20):
+        reactor.advance(0.2)
+        reactor.turn()
+    assert not results
+    for waited in ("first", "second"):  # each when there is room, and in their order
+        listener.accept()[0].close()
+        reactor.advance(0.05)
+        reactor.until(lambda: results)
+        ((who, result),) = results
+        results.clear()
+        assert who == waited
+        assert isinstance(result, socket.socket)
+        readiness.forget(result)
+        result.close()
+    dialling.stop()
+    listener.close()
+
+
+def test_a_unix_socket_whose_backlog_stays_full(turned: tuple[Turning, Readiness], tmp_path: Path) -> None:
+    reactor, readiness = turned
+    listener, target = full_unix(tmp_path / "web")
+    results: list[Result] = []
+    dialling = Dialling(readiness, reactor, 5.0)
+    dialling.dial([target], lambda result: results.append(result))
+    cancelled = dialling.dial([target], lambda result: results.append(result))
+    reactor.advance(1.0)
+    cancelled.cancel()
+    reactor.advance(3.9)
+    assert not results
+    reactor.advance(0.2)
+    assert [type(result) for result in results] == [TimeoutError]  # as where TCP waits in vain
+    for _ in range(3):
+        reactor.advance(0.1)
+    assert not reactor.getDelayedCalls()
+    listener.close()
+
+
 @pytest.mark.parametrize("number", [errno.ECONNREFUSED, errno.ENOENT, errno.EDESTADDRREQ])
 def test_why_there_is_none(turned: tuple[Turning, Readiness], number: int, tmp_path: Path) -> None:
     targets = {

@@ -96,6 +96,21 @@ def test_another_name_in_the_sni(keypairs: Keypairs, sni: str | None, alert: boo
         shake_hands(context_of(keypairs, "www.example.com"), context, sni)
 
 
+@pytest.mark.parametrize(
+    ("host", "sni"),
+    [
+        ("www.example.com", "www.example.com."),
+        ("www.example.com", "WWW.Example.com."),
+        ("-a.apps.example.com", "-a.apps.example.com."),
+    ],
+)
+def test_another_spelling_in_the_sni(keypairs: Keypairs, host: str, sni: str) -> None:
+    """The server has taken it for the same name."""
+    context = visitor_context(CA)
+    context.check_hostname = False
+    assert shake_hands(context_of(keypairs, host), context, sni).version() == "TLSv1.3"
+
+
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_old_versions_are_refused(keypairs: Keypairs, version: ssl.TLSVersion) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import pytest
+from twisted.logger import ILogObserver, LogEvent, Logger
+from zope.interface import provider
 
 from appliance.service.client import lanes as module
 from appliance.service.client.dial import Target
@@ -17,6 +20,7 @@ from appliance.service.client.origins import Origins
 from appliance.service.client.tickets import Tickets
 from appliance.service.client.tls import LANE_ALPN, ClientTls
 from appliance.service.client.visits import Visits
+from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.relay import Relay, Wire
 from appliance.service.tls import ServerTls
@@ -194,7 +198,6 @@ def test_a_lane_that_is_taken_becomes_a_visit_and_is_replaced(server: Server) ->
     [
         lambda preface: seal_header(OTHER_KEYS, preface, HEADER.octets()),
         lambda preface: seal_header(KEYS, read_preface(preface.octets[:-1] + b"x"), HEADER.octets()),
-        lambda preface: seal_header(KEYS, preface, HEADER.octets() + b"x"),
         lambda preface: b"\xff\xff" + bytes(100),
         lambda preface: b"HTTP/1.1 400 Bad Request\r\n\r\n",
     ],
@@ -209,6 +212,44 @@ def test_a_header_that_does_not_open_closes_the_lane(
     assert lane.octets == lane.preface.octets
     assert len(server.said) == 1
     assert "not the server's" in server.said[0]
+
+
+@pytest.mark.parametrize(
+    "unread",
+    [
+        HEADER._replace(authority="*.example.com").octets(),  # as a newer server might
+        HEADER.octets() + b"x",
+        b"",
+    ],
+)
+def test_headers_that_do_not_read_hold_up_nobody(
+    server: Server, unread: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logged: list[LogEvent] = []
+    log = Logger(observer=provider(ILogObserver)(lambda event: logged.append(event)))
+    monkeypatch.setattr(server.lanes, "few_lines", FewLines(server.reactor, log))
+
+    def any_lane() -> Arrived:
+        def idle() -> list[Arrived]:
+            return [each for each in server.arrived if not each.ended and len(each.octets) == PREFACE_OCTETS]
+
+        server.until(idle)
+        return idle()[-1]
+
+    server.lanes.start()
+    for _ in range(50):
+        closed = any_lane()
+        closed.wire.send(seal_header(KEYS, closed.preface, unread))
+        server.until(partial(getattr, closed, "ended"))
+        assert closed.octets == closed.preface.octets
+    # No time has passed, and there are lanes as ever.
+    lane = any_lane()
+    lane.wire.send(seal_header(KEYS, lane.preface, HEADER.octets()))
+    server.until(lambda: len(lane.octets) > PREFACE_OCTETS)
+    assert lane.octets[PREFACE_OCTETS:] == bytes([Status.NO_ORIGIN])
+    assert not server.said
+    assert len(logged) == 1
+    assert "cannot be read" in logged[0]["text"]
 
 
 def test_a_lane_that_is_lost_is_replaced(server: Server) -> None:
