@@ -143,6 +143,8 @@ def _v6(data: str, origin: bytes | None) -> bytes:
 
 
 def _texts(data: str, origin: bytes | None) -> bytes:
+    if (data[0] == '"') != ('"' in data):
+        raise NotPlain  # some in quotes, others not
     found = _STRINGS(data) if data[0] == '"' else data.split()
     octets = [text.encode("ascii") for text in found]
     if max(map(len, octets)) > MAX_TEXT_OCTETS:

@@ -103,6 +103,9 @@ def test_they_mean_the_same() -> None:
         "www A",
         "www IN A",
         "www IN TXT",
+        'www TXT 1 abc "hello world"',
+        'www TXT 1 abc ""',
+        'www TXT "a b" c',
         "www NS",
         "www ANY x",
         "www HTTPS 1 . alpn=h2\nwww2 HTTPS 1 . alpn=h2\n$ORIGIN x.example.test.\nwww HTTPS 1 y\nz HTTPS 1 y",
@@ -114,8 +117,9 @@ def test_they_mean_the_same() -> None:
 def test_others_mean_what_the_whole_grammar_says(line: str) -> None:
     fast, whole = both(HEAD + line + "\nlast A 192.0.2.9\nbad A y\n")
     assert fast == whole
-    fast, whole = both(HEAD + line)
-    assert fast == whole
+    for end in ("", "\n"):
+        fast, whole = both(HEAD + line + end)
+        assert fast == whole
 
 
 TOKENS = st.sampled_from(
@@ -131,6 +135,7 @@ TOKENS = st.sampled_from(
             '"a b"',
             "0",
             "issue",
+            "0 issue",
             "(",
             ")",
             ";",
