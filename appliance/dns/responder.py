@@ -55,7 +55,7 @@ from appliance.dns.question import (
 )
 from appliance.dns.ratelimit import Limited
 from appliance.dns.rotation import Rotation, rotated
-from appliance.dns.table import BARE_OPT_OCTETS, HEAD_OCTETS, OVER_TCP, SERIAL_OCTETS, Table
+from appliance.dns.table import BARE_OPT_OCTETS, HEAD_OCTETS, SERIAL_OCTETS, Table
 from appliance.dns.touched import zone_at
 from appliance.dns.transfer import Receivers, TransferAsked, TransferMalformed, read_transfer
 from appliance.dns.tsig import BADKEY, Keys, Signed, Signer, TsigError, Unsigned, check
@@ -176,18 +176,18 @@ class Responder:
         # HOT, so all in one: a finished answer within the rate limit. As it came a query in lower case is the
         # key of its answer but for the ID (see Table), then without the cookie, then in lower case.
         asked = message[2:]
-        entry = self._entry(asked if udp else asked + OVER_TCP)
+        entry = self._entry(asked if udp else (asked,))
         verdict = name = None
         if entry is None:
             if self._cookies is not None and (size := _cookie_octets(message)):
                 verdict = self._cookies.verdict(source, message[-size:], wall)
                 asked = asked[: -size - len(_CLIENT_COOKIE)] + _NO_OPTIONS
-                entry = self._entry(asked if udp else asked + OVER_TCP)
+                entry = self._entry(asked if udp else (asked,))
             if entry is None:
                 root = message.find(0, HEADER_OCTETS)
                 name = message[HEADER_OCTETS:root]
                 asked = asked[:HEAD_OCTETS] + name.lower() + asked[root - 2 :]
-                entry = self._entry(asked if udp else asked + OVER_TCP)
+                entry = self._entry(asked if udp else (asked,))
         if entry is not None:
             octets, identity, tally, serial, after = entry
             if serial is not None:

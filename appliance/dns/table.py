@@ -35,8 +35,10 @@ HEAD_OCTETS: Final = HEADER_OCTETS - 2  # without the ID
 _SOA_NUMBERS_OCTETS: Final = 20  # RFC 1035 3.3.13: the serial and four times
 BARE_OPT_OCTETS: Final = 11  # an OPT record without options
 
-# Answers over TCP differ (they are never truncated), so their keys do.
-OVER_TCP: Final = b"t"
+Key = bytes | tuple[bytes]
+"""Octets of a query by UDP, and the same in a tuple by TCP: those answers differ (they are never truncated),
+and no octets that a stranger sends may be the key of one.
+"""
 
 
 class Serial:
@@ -68,13 +70,13 @@ class Table:
 
     def __init__(self, most: int = MAX_ENTRIES) -> None:
         self._most = most
-        self._entries: dict[bytes, Finished] = {}
+        self._entries: dict[Key, Finished] = {}
         # The entry of a key. (The responder makes keys itself, as `find` does: one call less.)
         self.get = self._entries.get
         # The keys of all that depend on one thing, and what an answer depends on. (Dicts as the sets: of
         # octets alone, they are nothing to the garbage collector.)
-        self._keys: dict[bytes, dict[bytes, None]] = {}
-        self._needs: dict[bytes, tuple[bytes, ...]] = {}
+        self._keys: dict[bytes, dict[Key, None]] = {}
+        self._needs: dict[Key, tuple[bytes, ...]] = {}
         self._serials: dict[bytes, Serial] = {}  # by apex
 
     def __len__(self) -> int:
@@ -85,7 +87,7 @@ class Table:
         root = query.find(0, HEADER_OCTETS)
         name = query[HEADER_OCTETS:root]
         key = query[2:HEADER_OCTETS] + name.lower() + query[root:]
-        entry = self.get(key if udp else key + OVER_TCP)
+        entry = self.get(key if udp else (key,))
         if entry is None:
             return None
         octets = entry.octets
@@ -105,9 +107,8 @@ class Table:
             return
         if len(self._entries) >= self._most:
             self.clear()
-        key = query[2:HEADER_OCTETS] + query[HEADER_OCTETS:root].lower() + query[root:]
-        if not udp:
-            key += OVER_TCP
+        octets = query[2:HEADER_OCTETS] + query[HEADER_OCTETS:root].lower() + query[root:]
+        key: Key = octets if udp else (octets,)
         if key in self._entries:
             return
         rest, serial, tail = self._opened(answer[root:], found)

@@ -223,6 +223,14 @@ def test_an_answer_over_udp_fits_or_is_empty_and_truncated(payload: int | None, 
     )
 
 
+def test_no_octets_over_udp_get_what_was_answered_over_tcp() -> None:
+    served = Responder([zone("mid TXT " + " ".join(4 * ["x" * 250]))])
+    sent = query("mid.example.test", "TXT")
+    whole = answered(served, sent, udp=False)
+    for more in range(256):
+        assert len(answered(served, sent + bytes((more,)))) <= 512 < len(whole)
+
+
 def test_an_answer_over_tcp_is_whole() -> None:
     served = Responder([ZONE])
     for udp in (True, False, True, False):  # the table keeps the two apart
