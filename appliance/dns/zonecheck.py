@@ -7,7 +7,8 @@ Input are records with the line that each was read from, so that a fault can nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from functools import cache
 from typing import Final, NamedTuple
 
 from appliance.dns import names
@@ -185,6 +186,7 @@ def _faults_of_apex(node: Mapping[int, Sequence[Record]], apex: bytes) -> Iterat
 def _faults_of_nameservers(nodes: _Nodes, apex: bytes) -> Iterator[Fault]:
     """A nameserver in the zone that has no address there can be found by nobody (RFC 1912 2.8, and
     TsuNAME's lesson)."""
+    inner = cache(lambda: _inner(nodes, apex))
     for owner, node in nodes.items():
         for record in node.get(NS, ()):
             target = record.rdata.lower()
@@ -193,7 +195,9 @@ def _faults_of_nameservers(nodes: _Nodes, apex: bytes) -> Iterator[Fault]:
             cut = _cut_above(nodes, target, apex)
             if cut is not None and not names.is_at_or_below(target, owner):
                 continue  # another child zone's name: its address is that zone's to give
-            at_target = nodes.get(target) or (_wildcard_node(nodes, target, apex) if cut is None else {})
+            at_target: Mapping[int, Sequence[Record]] = nodes.get(target, {})
+            if not at_target and cut is None and target not in inner():
+                at_target = _wildcard_node(nodes, target, inner())
             text = names.to_text(target)
             if CNAME in at_target:
                 yield Fault(
@@ -212,11 +216,18 @@ def _cut_above(nodes: _Nodes, name: bytes, apex: bytes) -> bytes | None:
     return None
 
 
-def _wildcard_node(nodes: _Nodes, name: bytes, apex: bytes) -> Mapping[int, Sequence[Record]]:
-    while name != apex:
-        name = names.parent(name)
-        if names.wildcard_of(name) in nodes:
-            return nodes[names.wildcard_of(name)]
-        if name in nodes:
-            break
-    return {}
+def _inner(nodes: _Nodes, apex: bytes) -> Set[bytes]:
+    """All names with others below them, the empty non-terminals (RFC 4592 2.2.2) among them."""
+    inner = {apex}
+    for name in nodes:
+        while name != apex and (name := names.parent(name)) not in inner:
+            inner.add(name)
+    return inner
+
+
+def _wildcard_node(nodes: _Nodes, name: bytes, inner: Set[bytes]) -> Mapping[int, Sequence[Record]]:
+    """What the wildcard below the closest encloser of a name that does not exist has (RFC 4592 3.3.1)."""
+    encloser = names.parent(name)
+    while encloser not in nodes and encloser not in inner:
+        encloser = names.parent(encloser)
+    return nodes.get(names.wildcard_of(encloser), {})
