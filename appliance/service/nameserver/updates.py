@@ -190,7 +190,7 @@ class Updates:
             old = [
                 mac
                 for mac, outcome in self._outcomes.items()
-                if outcome.good_until < wall and outcome.rcode is not None
+                if outcome.good_until < int(wall) and outcome.rcode is not None  # as TSIG is checked
             ]
             for mac in old:
                 del self._outcomes[mac]

@@ -209,6 +209,15 @@ def test_the_same_message_again_is_answered_and_not_done_again(site: Site) -> No
     assert rdatas(site, "new.demo.test") == 0
 
 
+def test_the_same_message_in_the_last_second_of_its_signature(site: Site) -> None:
+    asked = site.asked(NEW)
+    assert answer(site.updates.update(asked)) == "NOERROR"
+    site.update(("delete", "new"))
+    site.wall += 300.5
+    assert answer(site.updates.update(asked)) == "NOERROR"
+    assert rdatas(site, "new.demo.test") == 0
+
+
 def test_what_is_remembered_ends_with_the_signature(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(updates_module, "MAX_REMEMBERED", 2)
     site.update(NEW)
