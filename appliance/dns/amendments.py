@@ -112,7 +112,7 @@ def amended(zone: Zone, changes: Rrsets) -> Zone:
 
 def faults_among(zone: Zone, changes: Iterable[tuple[bytes, int]]) -> Iterator[tuple[frozenset[bytes], str]]:
     """What is wrong with `zone`, of which only `changes` (names and types) can be wrong: the names that are
-    to blame, and what a zone file would be refused with.
+    to blame (of the changed ones all, of others not), and what a zone file would be refused with.
     """
     changes = tuple(changes)
     touched = frozenset(name for name, _ in changes)
@@ -127,7 +127,7 @@ def faults_among(zone: Zone, changes: Iterable[tuple[bytes, int]]) -> Iterator[t
     if zone.dnames:
         yield from _faults_below_dnames(zone, touched)
     if any(rtype in _STRUCTURAL for _, rtype in changes):
-        yield from _faults_of_nameservers(zone)
+        yield from _faults_of_nameservers(zone, touched)
 
 
 def _faults_below_dnames(zone: Zone, touched: frozenset[bytes]) -> Iterator[tuple[frozenset[bytes], str]]:
@@ -141,27 +141,45 @@ def _faults_below_dnames(zone: Zone, touched: frozenset[bytes]) -> Iterator[tupl
                 yield frozenset((name, above)), what
 
 
-def _faults_of_nameservers(zone: Zone) -> Iterator[tuple[frozenset[bytes], str]]:
-    """As zonecheck's: a nameserver that is in the zone must have an address in it."""
-    for owner in (zone.apex, *zone.cuts):
-        servers = zone.node(owner).get(NS)
-        for rdata in servers.rdatas if servers is not None else ():
-            target = rdata.lower()
-            if not names.is_at_or_below(target, zone.apex):
-                continue
-            cut = _cut_above(zone, target)
-            if cut is not None and not names.is_at_or_below(target, owner):
-                continue  # another child zone's name: its address is that zone's to give
-            node = zone.node(target)
-            if cut is None and not zone.exists(target):
-                node = _wildcard_node(zone, target)
-            text = names.to_text(target)
-            if CNAME in node:
-                yield frozenset((owner, target)), f"the nameserver {text} would be a CNAME"
-            elif A not in node and AAAA not in node:
-                yield frozenset((owner, target)), f"the nameserver {text} would have no A or AAAA record"
+def _faults_of_nameservers(
+    zone: Zone, touched: frozenset[bytes]
+) -> Iterator[tuple[frozenset[bytes], str]]:
+    """As zonecheck's: a nameserver that is in the zone must have an address in it.
+
+    One with an address at its own name is right whatever else is in the zone: the others are few.
+    """
+    for target in zone.shape.unaddressed:
+        cut = _cut_above(zone, target)
+        node = zone.node(target)
+        if cut is None and not zone.exists(target):
+            node = _wildcard_node(zone, target)
+        if CNAME in node:
+            what = "would be a CNAME"
+        elif A not in node and AAAA not in node:
+            what = "would have no A or AAAA record"
+        else:
+            continue
+        owners = _delegating(zone, target, touched if cut is None else _at_or_above(zone, target))
+        # Below a cut, and of no zone that it is in: its address is another child zone's to give.
+        if cut is None or owners:
+            yield owners | {target}, f"the nameserver {names.to_text(target)} {what}"
     if NS not in zone.node(zone.apex):
         yield frozenset((zone.apex,)), "the zone would have no NS record at its apex"
+
+
+def _delegating(zone: Zone, target: bytes, owners: Iterable[bytes]) -> frozenset[bytes]:
+    """Those of `owners` with the nameserver `target`."""
+    found = ((owner, zone.node(owner).get(NS)) for owner in owners)
+    return frozenset(
+        owner for owner, servers in found if servers and target in map(bytes.lower, servers.rdatas)
+    )
+
+
+def _at_or_above(zone: Zone, name: bytes) -> Iterator[bytes]:
+    yield name
+    while name != zone.apex:
+        name = names.parent(name)
+        yield name
 
 
 def _cut_above(zone: Zone, name: bytes) -> bytes | None:

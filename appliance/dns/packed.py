@@ -21,18 +21,18 @@ from appliance.dns.numbers import SOA
 from appliance.dns.zone import Node, RRset, Shape, Zone, soa_minimum, soa_serial, soa_with
 
 # Changed with the format, and with whatever decides what a zone file means.
-FORMAT: Final = f"tunnel zone 1 {sys.byteorder}".encode().ljust(32, b"\0")
+FORMAT: Final = f"tunnel zone 2 {sys.byteorder}".encode().ljust(32, b"\0")
 SOURCE_OCTETS: Final = 32
 _DIGEST_OCTETS: Final = 32
 
 # Format, the source's hash, that of the content but for its serial, that of all that follows this head; names
-# with records; entries; where the table and the four lists begin, and where the last one ends.
-_HEAD: Final = Struct("=32s32s32s32sIIQQQQQQ")
-_FIELDS: Final = Struct("=IIBI")  # children, nameservers, cut and DNAME, octets of the node
+# with records; entries; where the table and the five lists begin, and where the last one ends.
+_HEAD: Final = Struct("=32s32s32s32sIIQQQQQQQ")
+_FIELDS: Final = Struct("=IIBI")  # children, nameservers, flags, octets of the node
 _RRSET: Final = Struct("=HIH")  # type, TTL, count
 _U16: Final = Struct("=H")
 _U32: Final = Struct("=I")
-_CUT, _DNAME = 1, 2
+_CUT, _DNAME, _UNADDRESSED = 1, 2, 4
 
 # What an offset of 32 bits can reach: some 30 million names.
 MAX_OCTETS: Final = 1 << 32
@@ -61,6 +61,7 @@ def pack(zone: Zone, source: bytes) -> bytearray:
         node = zone.node(name)
         encoded = _encoded(node)
         flags = (_CUT if name in shape.cuts else 0) | (_DNAME if name in shape.dnames else 0)
+        flags |= _UNADDRESSED if name in shape.unaddressed else 0
         children, nameservers = shape.children.get(name, 0), shape.nameservers.get(name, 0)
         octets.append(len(name))
         octets += name
@@ -73,7 +74,7 @@ def pack(zone: Zone, source: bytes) -> bytearray:
     octets += bytes(-len(octets) % 4)
     starts = [len(octets)]
     octets += _table(places)
-    for having in (shape.children, shape.nameservers, shape.cuts, shape.dnames):
+    for having in (shape.children, shape.nameservers, shape.cuts, shape.dnames, shape.unaddressed):
         starts.append(len(octets))
         octets += b"".join(_U32.pack(places[name]) for name in having)
     starts.append(len(octets))
@@ -114,7 +115,8 @@ class Packed(Mapping[bytes, Node]):
         self._table = octets[table : lists[0]].cast("I")
         self._mask = len(self._table) - 1
         self._names = table  # where the entries end
-        kinds = (_children, _nameservers, partial(_flag, _CUT), partial(_flag, _DNAME))
+        flags = (partial(_flag, which) for which in (_CUT, _DNAME, _UNADDRESSED))
+        kinds = (_children, _nameservers, *flags)
         having: list[_Having[Any]] = [
             _Having(self, octets[lists[at] : lists[at + 1]].cast("I"), kind) for at, kind in enumerate(kinds)
         ]

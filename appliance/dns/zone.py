@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Final, NamedTuple, cast
 
+from appliance.dns import names
 from appliance.dns.layered import with_changes
-from appliance.dns.numbers import DNAME, NS, SOA, TXT
+from appliance.dns.numbers import AAAA, CNAME, DNAME, NS, SOA, TXT, A
 from appliance.dns.touched import soa_of, standing
 
 _NO_RRSETS: Final[Mapping[int, RRset]] = {}
@@ -92,13 +94,15 @@ class Shape:
 
     `children`: how many names exist directly below each name that has any; `nameservers`: in how many NS
     rrsets each name is (lower-cased); `cuts` and `dnames`: where child zones are delegated, and where DNAMEs
-    are (mappings to True).
+    are (mappings to True); `unaddressed`: which nameservers with a name in the zone have no address there, or
+    a CNAME (to True): a wildcard or a child zone has to give it. Most zones have none.
     """
 
     children: Mapping[bytes, int]
     nameservers: Mapping[bytes, int]
     cuts: Mapping[bytes, bool]
     dnames: Mapping[bytes, bool]
+    unaddressed: Mapping[bytes, bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +202,7 @@ class Change:
                 with_changes(shape.nameservers, self._nameservers),
                 with_changes(shape.cuts, self._cuts),
                 with_changes(shape.dnames, self._dnames),
+                with_changes(shape.unaddressed, self._unaddressed()),
             ),
         )
 
@@ -254,6 +259,17 @@ class Change:
             return self._children[name] or 0
         return self._zone.shape.children.get(name, 0)
 
+    def _unaddressed(self) -> dict[bytes, bool | None]:
+        """Which nameservers have lost their address, or (None) got one or are none any more."""
+        shape = self._zone.shape
+        found: dict[bytes, bool | None] = {}
+        for name in chain(self._nodes, self._nameservers):
+            in_use = self._nameservers[name] if name in self._nameservers else shape.nameservers.get(name)
+            lacks = bool(in_use) and _lacks_address(name, self._node(name), self._zone.apex)
+            if lacks is not (name in shape.unaddressed):
+                found[name] = lacks or None
+        return found
+
     def _count_nameservers(self, rrset: RRset | None, step: int) -> None:
         for rdata in rrset.rdatas if rrset is not None else ():
             target = rdata.lower()
@@ -285,7 +301,18 @@ def shape_of(apex: bytes, rrsets: Mapping[bytes, Node]) -> Shape:
                 nameservers[target] = nameservers.get(target, 0) + 1
         if DNAME in node:
             dnames[name] = True
-    return Shape(children, nameservers, cuts, dnames)
+    unaddressed = {
+        name: True for name in nameservers if _lacks_address(name, rrsets.get(name, _NO_RRSETS), apex)
+    }
+    return Shape(children, nameservers, cuts, dnames, unaddressed)
+
+
+def _lacks_address(nameserver: bytes, node: Node | Placed, apex: bytes) -> bool:
+    """Whether `node` does not say where the `nameserver` is, although it is named below `apex`."""
+    rtypes = [rtype for rtype, _ in node.ids] if isinstance(node, Placed) else node
+    if CNAME not in rtypes and (A in rtypes or AAAA in rtypes):
+        return False
+    return names.is_at_or_below(nameserver, apex)
 
 
 def _seen_by_others(node: Node | Placed) -> Node:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from appliance.dns import names
-from appliance.dns.amendments import Amendment, Rrsets, amend, amended, decode, encode, merge
-from appliance.dns.numbers import CNAME, SOA, TXT, A
-from appliance.dns.zone import RRset, Zone
+from appliance.dns.amendments import Amendment, Rrsets, amend, amended, decode, encode, faults_among, merge
+from appliance.dns.numbers import AAAA, CNAME, NS, SOA, TXT, A
+from appliance.dns.zone import Node, RRset, Zone
 from appliance.dns.zonefile import read_zone
 from tests.effort import examples
 
@@ -187,3 +189,140 @@ def test_an_rrset_as_octets_and_back(ttl: int, rdatas: list[bytes]) -> None:
     assert decode(WWW, TXT, octets) == rrset
     with pytest.raises(ValueError, match="rrset"):
         decode(WWW, TXT, octets[:-1] if rdatas[-1] else octets[:4])
+
+
+# Nameservers
+
+Blamed = dict[str, set[bytes]]
+"""By what is wrong: which of the changed names are to blame."""
+
+
+def whole_walk(zone: Zone) -> Iterator[tuple[frozenset[bytes], str]]:
+    """What is wrong with the nameservers of `zone`, from a look at each of each delegation: the model."""
+    for owner in (zone.apex, *zone.cuts):
+        servers = zone.node(owner).get(NS)
+        for rdata in servers.rdatas if servers is not None else ():
+            target = rdata.lower()
+            if not names.is_at_or_below(target, zone.apex):
+                continue
+            cut = target
+            while cut != zone.apex and cut not in zone.cuts:
+                cut = names.parent(cut)
+            if cut != zone.apex and not names.is_at_or_below(target, owner):
+                continue
+            node = zone.node(target)
+            if cut == zone.apex and not zone.exists(target):
+                encloser = names.parent(target)
+                while not zone.exists(encloser):
+                    encloser = names.parent(encloser)
+                node = zone.node(names.wildcard_of(encloser))
+            text = names.to_text(target)
+            if CNAME in node:
+                yield frozenset((owner, target)), f"the nameserver {text} would be a CNAME"
+            elif A not in node and AAAA not in node:
+                yield frozenset((owner, target)), f"the nameserver {text} would have no A or AAAA record"
+    if NS not in zone.node(zone.apex):
+        yield frozenset((zone.apex,)), "the zone would have no NS record at its apex"
+
+
+def blamed(found: Iterator[tuple[frozenset[bytes], str]], touched: set[bytes]) -> Blamed:
+    by_fault: Blamed = {}
+    for owners, what in found:
+        if what.startswith("the nameserver ") or what.endswith("no NS record at its apex"):
+            by_fault.setdefault(what, set()).update(owners & touched)
+    return by_fault
+
+
+# Deep enough for cuts in cuts, glue, wildcards, and names that exist only because of others below them.
+LABELS = st.sampled_from((b"\x01a", b"\x01b", b"\x01A", b"\x01*"))
+TARGETS = st.one_of(
+    st.lists(LABELS, max_size=3).map(lambda parts: b"".join(parts) + APEX),
+    st.sampled_from((NS1, names.from_text("ns.other.test"), b"\x06x" + APEX)),
+)
+OWNERS = TARGETS.map(bytes.lower).filter(lambda name: names.is_at_or_below(name, APEX))
+RRSETS = st.one_of(
+    st.tuples(st.sampled_from((A, AAAA, TXT)), st.just((b"\0" * 4,))),
+    st.tuples(st.just(NS), st.lists(TARGETS, min_size=1, max_size=3, unique=True).map(tuple)),
+    st.tuples(st.just(CNAME), TARGETS.map(lambda target: (target,))),
+)
+WRITTEN = st.lists(st.tuples(OWNERS, RRSETS), max_size=9)
+CHANGES = st.lists(
+    st.one_of(
+        st.tuples(OWNERS, RRSETS),
+        st.tuples(OWNERS, st.sampled_from((A, AAAA, TXT, NS, CNAME)).map(lambda rtype: (rtype, None))),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def changes_of(
+    drawn: list[tuple[bytes, tuple[int, tuple[bytes, ...] | None]]],
+) -> dict[tuple[bytes, int], RRset | None]:
+    return {
+        (name, rtype): RRset(name, rtype, 300, rdatas) if rdatas else None for name, (rtype, rdatas) in drawn
+    }
+
+
+@settings(max_examples=examples(600), deadline=None)
+@given(WRITTEN, st.lists(CHANGES, max_size=4))
+# Below a cut no wildcard gives an address; and octets that agree are not a name in the zone.
+@example([(b"\x01*\x01a" + APEX, (A, (b"\0" * 4,)))], [[(b"\x01a" + APEX, (NS, (b"\x01b\x01a" + APEX,)))]])
+@example([], [[(b"\x01a" + APEX, (NS, (b"\x06x" + APEX,)))]])
+def test_the_faults_of_nameservers_are_those_that_a_walk_of_all_delegations_finds(
+    written: list[tuple[bytes, tuple[int, tuple[bytes, ...]]]],
+    steps: list[list[tuple[bytes, tuple[int, tuple[bytes, ...] | None]]]],
+) -> None:
+    nodes = {name: dict(node) for name, node in file().rrsets.items()}
+    for name, (rtype, rdatas) in written:
+        nodes.setdefault(name, {})[rtype] = RRset(name, rtype, 300, rdatas)
+    zone = Zone(APEX, 1, nodes)
+    for step in steps:
+        changes = changes_of(step)
+        zone = amended(zone, changes)
+        touched = {name for name, _ in changes}
+        is_structural = any(rtype != TXT for _, rtype in changes)
+        expected = blamed(whole_walk(zone), touched) if is_structural else {}
+        assert blamed(faults_among(zone, changes), touched) == expected
+
+
+class Watched(dict[bytes, Node]):
+    """The records of a zone, which count how often a name of them is looked at."""
+
+    looks = 0
+
+    def get(self, name: bytes, default: Node | None = None, /) -> Node | None:  # type: ignore[override]
+        self.looks += 1
+        return super().get(name, default)
+
+
+def delegating(count: int) -> Mapping[bytes, Node]:
+    """A zone of so many delegations, each with glue, with a nameserver of the zone, and one outside."""
+    each = "c{0} NS ns.c{0}\nc{0} NS ns1\nc{0} NS ns.other.test.\nns.c{0} A 192.0.2.1"
+    return file(*(each.format(number) for number in range(count))).rrsets
+
+
+@pytest.mark.parametrize(
+    ("name", "rtype", "rdatas", "fault"),
+    [
+        ("new", A, (b"\0" * 4,), None),
+        ("*", A, (b"\0" * 4,), None),
+        ("new", NS, (NS1,), None),
+        ("c7", NS, None, None),
+        ("ns.c7", A, None, "the nameserver ns.c7.demo.test would have no A or AAAA record"),
+        ("ns1", A, None, "the nameserver ns1.demo.test would have no A or AAAA record"),
+    ],
+)
+def test_a_change_looks_at_no_more_names_in_a_zone_with_many_delegations(
+    name: str, rtype: int, rdatas: tuple[bytes, ...] | None, fault: str | None
+) -> None:
+    looks = []
+    for count in (10, 400):
+        records = Watched(delegating(count))
+        zone = Zone(APEX, 1, records)
+        changes = changes_of([(names.from_text(f"{name}.demo.test"), (rtype, rdatas))])
+        records.looks = 0
+        found = list(faults_among(amended(zone, changes), changes))
+        assert [what for _, what in found] == ([fault] if fault else [])
+        looks.append(records.looks)
+    assert looks[0] == looks[1] < 30

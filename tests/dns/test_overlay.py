@@ -22,7 +22,7 @@ from tests.dns.asking import ask, zone
 from tests.dns.test_journal import applied, records_of
 from tests.effort import examples
 
-SHAPE = ("children", "nameservers", "cuts", "dnames")
+SHAPE = ("children", "nameservers", "cuts", "dnames", "unaddressed")
 ONE = b"\x0a\x05\x00\x05"
 SERVER = b"\x1br=superprotocol;ip=10.5.0.5"
 
