@@ -23,3 +23,19 @@ class Pace:
             return False
         self._left -= 1
         return True
+
+
+class Paces:
+    """At most `per_second` of each; of a bounded number, as of those who have a certificate."""
+
+    def __init__(self, per_second: float) -> None:
+        self._per_second = per_second
+        self._paces: dict[str, Pace] = {}
+
+    def allows(self, who: str, now: float) -> bool:
+        """Whether this one may do it now; if so, it is done."""
+        return self._paces.setdefault(who, Pace(self._per_second)).allows(now)
+
+    def forget(self, who: str) -> None:
+        """He will not come again."""
+        self._paces.pop(who, None)

@@ -31,6 +31,8 @@ from appliance.tunnel.renewal import RenewalRefused, Request, Wanted, is_too_ear
 PER_SECOND = 50.0
 """Requests that are looked at, of everybody together. One costs 0.5 ms; 10,000 clients that were invited on
 one day ask over six."""
+PER_SECOND_OF_ONE = 10.0
+"""Of them, those that one server or nameserver asks for, so that no other has to wait for it."""
 MAX_RENEWALS_OF_ONE = 16
 """Certificates that one is renewed by: as many as there may be instances with one invitation. Each has a key
 of its own; and whoever stole the key cannot mint more of it."""

@@ -33,7 +33,7 @@ from appliance.fleet.introduced import (
     encode,
     greeted,
 )
-from appliance.fleet.pace import Pace
+from appliance.fleet.pace import Paces
 from appliance.fleet.serverkeys import whose
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.registry import Registry
@@ -73,7 +73,7 @@ class Introductions(Service):
         self._may_announce = may_announce
         self._wall = wall
         self._introduced: dict[str, Introduced] = {}
-        self._paces: dict[str, Pace] = {}
+        self._paces = Paces(PER_SECOND)
         self._lines = FewLines(reactor, self._log)
         self._tending = LoopingCall(self._tend)
         self._tending.clock = reactor
@@ -126,7 +126,7 @@ class Introductions(Service):
             self.counters["repeated"] += 1
             return succeed(self._granted(asked, after, said))
         # Only what would be taken counts: who sends recorded ones again must not use up the server's share.
-        if not self._paces.setdefault(server_id, Pace(PER_SECOND)).allows(now):
+        if not self._paces.allows(server_id, now):
             return self._refused(asked, server_id, SERVFAIL, f"more than {PER_SECOND:g} a second")
         self.counters["taken"] += 1
         if before.lease_of(said.boot) is None:
@@ -200,7 +200,7 @@ class Introductions(Service):
 
     def _forget(self, server_id: str) -> None:
         del self._introduced[server_id]
-        self._paces.pop(server_id, None)
+        self._paces.forget(server_id)
         self._store.forget_introduced(server_id).addErrback(_already_told)
 
     def _wanted(self) -> set[ServerAddress]:

@@ -34,12 +34,14 @@ from appliance.fleet.events import (
     ServingStopped,
     SnapshotTaken,
 )
+from appliance.fleet.pace import Paces
 from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.service.carrying import ASKED_ON_SECONDS, Carrying, End
 from appliance.service.fewlines import FewLines
 from appliance.service.nameserver.dials import Dial, Meeting
 from appliance.service.nameserver.lag import LoopLag
 from appliance.service.nameserver.registry import Registry
+from appliance.service.signing import PER_SECOND_OF_ONE
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
 from appliance.tunnel.renewal import RenewalRefused, Request
@@ -121,6 +123,7 @@ class Watcher(Service):
         self.challenge_withdrawn: Callable[[str, str, str], None] = _nobody
         self.carrying = Carrying(reactor, self._renewing, ASKED_ON_SECONDS)
         self.renew: Renew = _nobody_renews
+        self._renewal_paces = Paces(PER_SECOND_OF_ONE)
         self.renewer_came: Callable[[], None] = _nobody
         self.account_said: Callable[[Account], None] = _nobody
         self._local = None if local is None else _LocalWatch(self, local)
@@ -173,6 +176,12 @@ class Watcher(Service):
     def on_renewals(self, renew: Renew, came: Callable[[], None]) -> None:
         """`renew` gets what servers ask for; `came()`: one more can be asked."""
         self.renew, self.renewer_came = renew, came
+
+    def asked_to_renew(self, server_id: str, request: Request) -> Deferred[str]:
+        """What a server asks for."""
+        if not self._renewal_paces.allows(server_id, self.reactor.seconds()):
+            return fail(RenewalRefused(f"more than {PER_SECOND_OF_ONE:g} a second"))
+        return self.renew(request)
 
     def on_accounts(self, said: Callable[[Account], None]) -> None:
         """`said` hears of the accounts of clients."""
@@ -240,7 +249,7 @@ class _Follower:
         self._watcher = watcher
         self._registry = watcher.registry
         self._complaints = watcher.complaints
-        self._server_id = server_id
+        self.server_id = server_id
         self._addresses = addresses
         self._withdrawn = withdrawn
         self._drains = False
@@ -253,9 +262,9 @@ class _Follower:
             match event:
                 case ServerGreeted(_, boot):
                     self.boot = boot
-                    self._watcher.greeted(self._server_id, boot)
+                    self._watcher.greeted(self.server_id, boot)
                 case SnapshotTaken(names):
-                    registry.joined(addresses, self._server_id, self.boot, names)
+                    registry.joined(addresses, self.server_id, self.boot, names)
                     self._has_joined = True
                     self._drain()
                 case ServerDraining():
@@ -266,22 +275,22 @@ class _Follower:
                 case ServingStopped(name):
                     registry.not_serving(addresses, self.boot, name)
                 case NameRefused(name, text):
-                    self._complaints.warn(self._server_id, f"serves {name}, which is not published: {text}")
+                    self._complaints.warn(self.server_id, f"serves {name}, which is not published: {text}")
                 case ChallengeSaid(name, value, seconds):
-                    self._watcher.challenge_said(self._server_id, name, value, seconds)
+                    self._watcher.challenge_said(self.server_id, name, value, seconds)
                 case ChallengeWithdrawn(name, value):
-                    self._watcher.challenge_withdrawn(self._server_id, name, value)
+                    self._watcher.challenge_withdrawn(self.server_id, name, value)
                 case AccountSaid(account):
                     self._watcher.account_said(account)
                 case AccountRefused(text):
-                    self._complaints.warn(self._server_id, f"says an account, which is not believed: {text}")
+                    self._complaints.warn(self.server_id, f"says an account, which is not believed: {text}")
                 case ServerLeft():
-                    registry.left(addresses, self._server_id, self.boot)
+                    registry.left(addresses, self.server_id, self.boot)
 
     def _drain(self) -> None:
         """Take it out, in the same turn in which it may have joined."""
         if self._drains and self._has_joined:
-            published = self._registry.draining(self._addresses, self._server_id, self.boot)
+            published = self._registry.draining(self._addresses, self.server_id, self.boot)
             published.addCallback(self._withdrawn)
 
 
@@ -462,7 +471,8 @@ class _Place:
             dial.answer_renewal(request.digest, "", text)
             self._watcher.complaints.warn(f"a renewal asked by {self.address}", f"refused: {text}")
 
-        self._watcher.renew(request).addCallbacks(
+        assert self._follower is not None  # since it has greeted
+        self._watcher.asked_to_renew(self._follower.server_id, request).addCallbacks(
             lambda pem: dial.answer_renewal(request.digest, pem, ""), refused
         )
 

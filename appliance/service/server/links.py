@@ -22,7 +22,7 @@ from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from appliance.fleet.pace import Pace
+from appliance.fleet.pace import Paces
 from appliance.service.fewlines import FewLines
 from appliance.service.readiness import Readiness
 from appliance.service.server.accounts import AccountRefused, Accounts
@@ -67,7 +67,7 @@ _PING_SECONDS_OF_MANY = 180.0
 _ORPHANS_SECONDS = 60.0
 #: ``callLater`` takes any number, but a wall clock that is set right later should be noticed within the day.
 _EXPIRY_LOOK_SECONDS = 86_400.0
-#: Of one link. A client asks once a month, and once a minute at first when it is refused.
+#: Of one client, on all its links. It asks once a month, and once a minute at first when it is refused.
 RENEWALS_PER_SECOND = 1.0
 
 SessionSeen = Callable[["Session"], None]
@@ -143,6 +143,7 @@ class Links:
         self._complaints = complaints
         self.revocations = revocations
         self.renew = renew
+        self.renewal_paces = Paces(RENEWALS_PER_SECOND)
         self._shown: dict[str, _Shown] = {}
         self._jitter = jitter
         self._is_draining = False
@@ -343,7 +344,6 @@ class _Link(Protocol):
         self._timer: Any = None
         self._expiry: Any = None
         self._closing = False
-        self._renewal_pace = Pace(RENEWALS_PER_SECOND)
 
     def connectionMade(self) -> None:
         transport: Any = self.transport
@@ -491,7 +491,7 @@ class _Link(Protocol):
 
         if not request.fits:
             self._refuse_renewal("the certificate is too long to be renewed by its holder")
-        elif not self._renewal_pace.allows(self._links.reactor.seconds()):
+        elif not self._links.renewal_paces.allows(self._peer.id, self._links.reactor.seconds()):
             self._refuse_renewal(f"more than {RENEWALS_PER_SECOND:g} a second")
         else:
             self._links.renew(request).addCallbacks(renewed, refused)

@@ -34,12 +34,14 @@ from appliance.fleet.events import (
 )
 from appliance.fleet.known import KnownNames
 from appliance.fleet.messages import Certificate, shown
+from appliance.fleet.pace import Paces
 from appliance.fleet.renewing import RenewalAnswered, RenewalAsked
 from appliance.fleet.watch import WatchedServer
 from appliance.service.carrying import Carrying, End
 from appliance.service.fewlines import FewLines
 from appliance.service.server.accounts import Accounts
 from appliance.service.server.challenges import Challenges
+from appliance.service.signing import PER_SECOND_OF_ONE
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Peer
 from appliance.tunnel.crl import CrlRefused, RevocationList, Revocations
@@ -96,6 +98,7 @@ class Watches(Service):
         self.challenges = Challenges(reactor, self._machines, self._flush)
         self.carrying = Carrying(reactor, self._renewing)
         self.renew: Renew = _nobody_renews
+        self._renewal_paces = Paces(PER_SECOND_OF_ONE)
         self.renewer_came: Callable[[], None] = _asleep
         self.accounts = Accounts(reactor, self._machines, self._flush)
 
@@ -140,6 +143,12 @@ class Watches(Service):
     def on_renewals(self, renew: Renew, came: Callable[[], None]) -> None:
         """`renew` gets what nameservers ask for; `came()`: one that has the CA's key watches now."""
         self.renew, self.renewer_came = renew, came
+
+    def asked_to_renew(self, nameserver_id: str, request: Request) -> Deferred[str]:
+        """What a nameserver asks for."""
+        if not self._renewal_paces.allows(nameserver_id, self.reactor.seconds()):
+            return fail(RenewalRefused(f"more than {PER_SECOND_OF_ONE:g} a second"))
+        return self.renew(request)
 
     def renew_for(self, request: Request) -> Deferred[str]:
         """What a client asks for."""
@@ -364,7 +373,7 @@ class _Watch(WatchWire):
                 self.machine.renewals.refuse(request.digest, str(failure.value))
                 self.flush()
 
-        self._watches.renew_for(request).addCallbacks(renewed, refused)
+        self._watches.asked_to_renew(self.peer.id, request).addCallbacks(renewed, refused)
 
     def dismiss(self, reason: str, text: str) -> None:
         """End this watch, in words."""

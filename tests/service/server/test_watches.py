@@ -9,6 +9,7 @@ from typing import cast
 import pytest
 from cryptography import x509
 from cryptography.x509 import load_pem_x509_certificate
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, formatEvent, globalLogPublisher
@@ -29,6 +30,7 @@ from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Role, examine, issue_nameserver, read_peer
 from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.discovery import ServerAddress
+from appliance.tunnel.renewal import Request
 from tests.tunnel.authority import CA, CLIENT, NAMESERVER, OTHER_CA, WALL
 from tests.tunnel.lists import KeptList, revoking
 
@@ -256,6 +258,24 @@ def test_watches_that_are_over_and_linger_keep_nobody_out(watches: Watches, cloc
     assert watches.drain(lambda watch, held: None) == [one.protocol for one in (many[0], *others)]
     for watch in (*many, *others):
         watch.lose()
+
+
+def test_a_nameserver_that_has_everything_renewed_leaves_room_for_others(watches: Watches) -> None:
+    asked: list[Request] = []
+
+    def renew(request: Request) -> Deferred[str]:
+        asked.append(request)
+        return succeed("a certificate")
+
+    watches.on_renewals(renew, lambda: None)
+    request = Request("certificate", "request", "signature")
+    refused: list[str] = []
+    for _ in range(20):
+        answer = watches.asked_to_renew("ns1", request)
+        answer.addErrback(lambda failure: refused.append(str(failure.value)))
+    assert len(asked) == 10
+    assert refused == 10 * ["more than 10 a second"]
+    assert watches.asked_to_renew("ns2", request).result == "a certificate"
 
 
 def test_the_end_in_the_same_process(watches: Watches, clock: Clock) -> None:
