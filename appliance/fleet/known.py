@@ -11,6 +11,10 @@ from collections.abc import Iterator
 
 from appliance.tunnel.names import wildcards_over
 
+#: Entries of a heap that no longer hold, beside as many as there are names: then it is made anew. Who forgets
+#: and knows by turns costs no more memory than that.
+_PASSED_OVER = 1000
+
 
 class KnownNames:
     """Names and wildcards with the time at which the last certificate for each expires."""
@@ -24,7 +28,11 @@ class KnownNames:
         if expires <= self._expires.get(name, float("-inf")):
             return False
         self._expires[name] = expires
-        heapq.heappush(self._soonest, (expires, name))
+        if expires != float("inf"):
+            heapq.heappush(self._soonest, (expires, name))
+            if len(self._soonest) > 2 * len(self._expires) + _PASSED_OVER:
+                self._soonest = [(when, each) for each, when in self._expires.items() if when != float("inf")]
+                heapq.heapify(self._soonest)
         return True
 
     def forget(self, name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,20 @@ def test_a_name_that_was_forgotten_can_be_known_again_for_less() -> None:
     assert known.know("a.test", 10.0)
     assert known.expire(10.0) == ["a.test"]
     assert known.expire(30.0) == []
+
+
+@pytest.mark.parametrize("expires", [10.0, float("inf")])
+def test_who_knows_and_forgets_by_turns_costs_no_memory(expires: float) -> None:
+    known = KnownNames()
+    known.know("b.test", 5.0)
+    for _ in range(5000):
+        known.know("a.test", expires)
+        known.forget("a.test")
+    assert len(known._soonest) <= 2 + 1000 + 1
+    assert known.expire(5.0) == ["b.test"]
+    assert known.expire(20.0) == []
+    known.know("a.test", expires)
+    assert known.expire(10.0) == (["a.test"] if expires == 10.0 else [])
 
 
 @given(CHANGES)
