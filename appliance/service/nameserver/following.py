@@ -44,7 +44,8 @@ class Primary:
 @dataclass(slots=True)
 class _Copy:
     """One zone as we have it. `asks_whole`: the changes did not go with it; `is_due_again`: a NOTIFY came
-    during a transfer; `at`: which address is asked next."""
+    during a transfer; `outlives`: it has expired, and the disk does not let it go; `at`: which address is
+    asked next."""
 
     apex: bytes
     timers: Timers
@@ -53,6 +54,7 @@ class _Copy:
     is_busy: bool = False
     is_due_again: bool = False
     asks_whole: bool = False
+    outlives: bool = False
     at: int = 0
 
 
@@ -177,7 +179,7 @@ class Following(service.Service):
             for copy in self._copies.values()
             for deadline in (
                 None if copy.is_busy or is_full else copy.timers.due,
-                copy.timers.expires if copy.apex in self._zonefiles.apexes else None,
+                copy.timers.expires if copy.apex in self._zonefiles.apexes and not copy.outlives else None,
             )
             if deadline is not None
         ]
@@ -190,14 +192,17 @@ class Following(service.Service):
         self._tick()
 
     def _expire(self, copy: _Copy) -> None:
-        self.counters["expired"] += 1
-        zone = names.to_text(copy.apex)
-        self._log.error("{zone} is too old to be served: the primary has been silent for longer than the"
-                        " EXPIRE of its SOA", zone=zone)  # fmt: skip
+        if not copy.outlives:
+            self.counters["expired"] += 1
+            zone = names.to_text(copy.apex)
+            self._log.error("{zone} is too old to be served: the primary has been silent for longer than the"
+                            " EXPIRE of its SOA", zone=zone)  # fmt: skip
+        copy.outlives = True
         try:
             self._zonefiles.drop(copy.apex)
         except StoreFailed:
             return  # the next failed attempt tries again
+        copy.outlives = False
         self._zones_changed()
 
     def _begin(self, copy: _Copy) -> None:
@@ -251,7 +256,7 @@ class Following(service.Service):
         if is_another:
             self._zones_changed()
         copy.zone = zone
-        copy.asks_whole = False
+        copy.asks_whole = copy.outlives = False
         self.counters["new version" if is_new else "up to date"] += 1
         if is_new:
             what = f"{names.to_text(copy.apex)} {zone.serial} is copied from the primary"

@@ -20,7 +20,7 @@ from appliance.dns.zone import Zone
 from appliance.dns.zonefile import read_zone
 from appliance.service.nameserver.following import Following, Primary
 from appliance.service.nameserver.zonefiles import Zonefiles
-from appliance.service.store import Store
+from appliance.service.store import Store, StoreFailed
 from tests.dns.transferring import KEY
 
 WALL = 1_800_000_000.0
@@ -187,6 +187,32 @@ def test_a_zone_that_is_too_old_is_not_served(site: Site) -> None:
     site.answer(zone(100))
     assert site.kind == "IXFR: up to date"
     assert site.zonefiles.apexes == {APEX}
+
+
+def test_a_zone_that_the_disk_does_not_let_go_is_tried_at_each_attempt(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.answer(zone(100))
+    tries = []
+
+    def full(apex: bytes) -> None:
+        tries.append(site.reactor.seconds())
+        raise StoreFailed("the disk is full")
+
+    monkeypatch.setattr(site.zonefiles, "drop", full)
+    site.following.ask(APEX)
+    while site.reactor.seconds() < 86400 + 3600:
+        if site.following._copies[APEX].is_busy:
+            site.refuse()
+        site.pass_seconds(60)
+    assert 2 <= len(tries) <= 130  # of sixty attempts; and no turn of the reactor by itself
+    assert site.following.counters["expired"] == 1
+    monkeypatch.undo()
+    while APEX in site.zonefiles.apexes:
+        assert site.reactor.seconds() < 86400 + 7200
+        if site.following._copies[APEX].is_busy:
+            site.refuse()
+        site.pass_seconds(60)
 
 
 def test_other_zones_are_not_asked_for(site: Site) -> None:
