@@ -529,7 +529,7 @@ class Observer:
         return ServerGreeted(hello.id, hello.boot, tuple(map(read_address, hello.addresses)))
 
     def _shown(self, shown: Certificate) -> None:
-        if len(self._certificates) >= MAX_CERTIFICATES:
+        if shown.fingerprint not in self._certificates and len(self._certificates) >= MAX_CERTIFICATES:
             raise MessageError(f"more than {MAX_CERTIFICATES} certificates")
         try:
             certificate = read_certificate(shown.pem.encode("ascii"))
@@ -544,7 +544,7 @@ class Observer:
 
     def _started(self, name: str, fingerprint: str) -> Iterator[ObserverEvent]:
         peer = self._under_which(fingerprint, name)
-        if len(self._under) >= MAX_NAMES_OF_SERVER:
+        if name not in self._under and len(self._under) >= MAX_NAMES_OF_SERVER:
             raise MessageError(f"more than {MAX_NAMES_OF_SERVER} names")
         self._names_under[fingerprint] += 1  # before the old one is dropped: it may be the same
         before = self._under.get(name)
@@ -567,7 +567,8 @@ class Observer:
 
     def _challenged(self, said: Challenge) -> ChallengeSaid | NameRefused:
         peer = self._under_which(said.fingerprint, said.name)
-        if len(self._challenges) >= MAX_CHALLENGES_OF_SERVER:
+        is_new = (said.name, said.value) not in self._challenges
+        if is_new and len(self._challenges) >= MAX_CHALLENGES_OF_SERVER:
             raise MessageError(f"more than {MAX_CHALLENGES_OF_SERVER} challenges")
         self._names_under[said.fingerprint] += 1
         before = self._challenges.get((said.name, said.value))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from appliance.fleet import accounts
+from appliance.fleet import accounts, watch
 from appliance.fleet.events import (
     AccountRefused,
     AccountSaid,
@@ -233,6 +233,22 @@ def test_a_challenge_goes_to_the_nameserver_and_is_taken_back() -> None:
         ChallengeWithdrawn("a.apps.example.org", VALUE),
         ChallengeSaid(WWW, VALUE, 1),
     ]
+
+
+def test_what_is_said_again_is_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("MAX_NAMES_OF_SERVER", "MAX_CHALLENGES_OF_SERVER"):
+        monkeypatch.setattr(watch, bound, 1)
+    monkeypatch.setattr(watch, "MAX_CERTIFICATES", 2)
+    pair = Pair()
+    pair.speak()
+    for certificate in (SHOWN, shown(SECOND.certificate), SHOWN):
+        pair.server.serving(WWW, certificate)
+        pair.server.challenge(WWW, VALUE, 600, signed(WWW), SHOWN)
+    pair.speak()
+    assert not any(isinstance(event, Ended) for event in pair.at_observer)
+    pair.server.serving(WILD, SHOWN)
+    pair.speak()
+    assert isinstance(pair.at_observer[-1], Ended)
 
 
 def test_an_account_follows_the_snapshot_and_holds_no_certificate() -> None:

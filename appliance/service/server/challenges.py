@@ -17,6 +17,9 @@ from appliance.tunnel.crl import RevocationList
 from appliance.tunnel.lines import MessageError
 from appliance.tunnel.noticeboard import EXPIRE_SECONDS, Challenge, Noticeboard, TooManyChallenges
 
+MAX_IN_ALL = 8_000
+"""Fewer than nameservers take from one server (MAX_CHALLENGES_OF_SERVER), for one too many ends the watch."""
+
 
 class ChallengeRefused(Exception):
     """This challenge is not said to nameservers"""
@@ -38,6 +41,8 @@ class Challenges:
     def say(self, client: Peer, name: str, value: str, seconds: int, signature: str) -> None:
         """A client, whose certificate grants the name, wants this for so long. Raises ChallengeRefused."""
         now = self._reactor.seconds()
+        if (name, value) not in self._proofs and len(self._proofs) >= MAX_IN_ALL:
+            raise ChallengeRefused(f"more than {MAX_IN_ALL} challenges of all clients at a time")
         try:
             certificate = shown(client.certificate)
             self._board.say(client.serial, name, value, now + seconds)

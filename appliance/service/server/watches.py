@@ -54,6 +54,10 @@ MAX_WATCHES = 64
 MAX_WATCHES_OF_NAMESERVER = 8
 MAX_KNOWN_OF_NAMESERVER = 500_000
 """Names; about 100 MiB here if there really are so many."""
+MAX_PUBLISHED = 90_000
+"""Names that are served: fewer than nameservers take from one server (MAX_NAMES_OF_SERVER), for one too many
+ends the watch. Their certificates are no more, and leave room for those of challenges and accounts.
+"""
 CERTIFICATES_REMEMBERED = 256
 """As messages: a client's names come one after the other, and each would cost 0.4 ms if it has 250."""
 
@@ -117,6 +121,9 @@ class Watches(Service):
             message, expires = _showing(certificate_pem)
         except MessageError as error:
             self._complaints.warn(name, f"cannot be published: {error}")
+            return
+        if name not in self._serving and len(self._serving) >= MAX_PUBLISHED:
+            self._complaints.warn("names", f"{name} and others are not published: more than {MAX_PUBLISHED}")
             return
         self._serving[name] = message
         self._expires[name] = expires

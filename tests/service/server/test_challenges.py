@@ -8,6 +8,8 @@ import pytest
 from twisted.internet.task import Clock
 
 from appliance.fleet.events import ChallengeSaid, ChallengeWithdrawn, SnapshotTaken
+from appliance.fleet.watch import MAX_CHALLENGES_OF_SERVER
+from appliance.service.server import challenges
 from appliance.service.server.challenges import ChallengeRefused
 from appliance.service.server.watches import Watches
 from appliance.tunnel.certificates import SERVICE_NAME, issue_client, read_peer
@@ -94,6 +96,18 @@ def test_a_revoked_client_wants_nothing(watches: Watches, clock: Clock) -> None:
     watching.turn()
     watches.challenges.revoke(RevocationList(1, frozenset([PEER.serial, 5])))
     assert watching.turn() == [ChallengeWithdrawn(WWW, ONE)]
+
+
+def test_there_is_a_bound_for_all_together(watches: Watches, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(challenges, "MAX_IN_ALL", 2)
+    watches.challenges.say(PEER, WWW, ONE, 600, "sig=")
+    watches.challenges.say(OTHER, "n1.apps.example.org", ONE, 600, "sig=")
+    with pytest.raises(ChallengeRefused, match="of all clients"):
+        watches.challenges.say(PEER, WWW, TWO, 600, "sig=")
+    watches.challenges.say(PEER, WWW, ONE, 700, "sig=")  # again, for longer
+    watches.challenges.withdraw(OTHER, "n1.apps.example.org", ONE)
+    watches.challenges.say(PEER, WWW, TWO, 600, "sig=")
+    assert challenges.MAX_IN_ALL < MAX_CHALLENGES_OF_SERVER
 
 
 def test_there_is_a_bound(watches: Watches) -> None:

@@ -25,6 +25,7 @@ from appliance.fleet.events import (
     SnapshotTaken,
 )
 from appliance.fleet.watch import Observer
+from appliance.service.server import watches as watches_module
 from appliance.service.server.watches import MAX_WATCHES, MAX_WATCHES_OF_NAMESERVER, Watches, _showing
 from appliance.service.watchwire import WatchWire
 from appliance.tunnel.certificates import Role, examine, issue_nameserver, read_peer
@@ -276,6 +277,23 @@ def test_a_nameserver_that_has_everything_renewed_leaves_room_for_others(watches
     assert len(asked) == 10
     assert refused == 10 * ["more than 10 a second"]
     assert watches.asked_to_renew("ns2", request).result == "a certificate"
+
+
+def test_a_name_too_many_is_not_published_and_ends_no_watch(
+    watches: Watches, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches_module, "MAX_PUBLISHED", 1)
+    watching = Watching(watches, clock)
+    watching.turn()
+    watches.serving("www.example.org", PEM)
+    watches.serving("a.apps.example.org", PEM)
+    assert watching.turn() == [ServingStarted("www.example.org", EXPIRES)]
+    watches.serving("www.example.org", PEM)  # as with a certificate that lives longer
+    assert watching.turn() == [ServingStarted("www.example.org", EXPIRES)]
+    watches.not_serving("a.apps.example.org")
+    watches.not_serving("www.example.org")
+    assert watching.turn() == [ServingStopped("www.example.org")]
+    watching.lose()
 
 
 def test_the_end_in_the_same_process(watches: Watches, clock: Clock) -> None:
