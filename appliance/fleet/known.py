@@ -7,7 +7,7 @@ until its certificates have expired, or until somebody forgets it. `wall` is Uni
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from appliance.tunnel.names import wildcards_over
 
@@ -49,19 +49,21 @@ class KnownNames:
             return host
         return next((wildcard for wildcard in wildcards_over(host) if wildcard in self._expires), None)
 
-    def expire(self, wall: float) -> list[str]:
-        """Forgets the names whose time has come, and says which."""
-        gone = []
+    def expire(self, wall: float, is_held: Callable[[str], bool] = lambda name: False) -> list[str]:
+        """Forgets the names whose time has come, and says which. Those that are held stay for now."""
+        gone, held = [], []
         while self._soonest and self._soonest[0][0] <= wall:
             expires, name = heapq.heappop(self._soonest)
-            if self._expires.get(name) == expires:
-                del self._expires[name]
-                gone.append(name)
+            if self._expires.get(name) != expires:
+                continue
+            if is_held(name):
+                held.append((expires, name))
+                continue
+            del self._expires[name]
+            gone.append(name)
+        for one in held:
+            heapq.heappush(self._soonest, one)
         return gone
-
-    def next_expiry(self) -> float | None:
-        """A Unix time before which `expire` has nothing to do."""
-        return self._soonest[0][0] if self._soonest else None
 
     def expires(self, name: str) -> float | None:
         """Until when exactly this name is known; None if it is not."""

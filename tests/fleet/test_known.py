@@ -39,7 +39,6 @@ def test_the_later_expiry_counts_and_an_earlier_one_changes_nothing() -> None:
     assert known.expires("a.test") == 20.0
     assert known.expire(20.0) == ["a.test"]
     assert known.expires("a.test") is None
-    assert known.next_expiry() is None
 
 
 def test_a_name_that_was_forgotten_can_be_known_again_for_less() -> None:
@@ -84,8 +83,6 @@ def test_it_is_a_table_of_names(changes: list[tuple[str, str, int]]) -> None:
         assert dict.fromkeys(known) == dict.fromkeys(table)
         assert len(known) == len(table)
         assert all(name in known for name in table)
-        next_expiry = known.next_expiry()
-        assert not table or (next_expiry is not None and next_expiry <= min(table.values()))
 
 
 def test_known_as_the_closest() -> None:

@@ -35,6 +35,10 @@ for less than the TTL of 15 s; the death of a server is.
 """
 TEND_SECONDS = 30.0
 """How often it is looked whether a name has expired or a server was silent for an hour."""
+CLOCK_STEP_SECONDS = 90_000.0
+"""A name that is served outlives its certificates by so long: whoever serves it ends the session by his own
+clock, and a step of this one by a day takes no name away. No longer, for an enrolled server may lie.
+"""
 
 NamesTold = Callable[[Collection[str]], None]
 _Drain = tuple[Collection[ServerAddress], Deferred[bool]]
@@ -420,7 +424,9 @@ class Registry(Service):
         self._kept = seen
 
     def _tend(self) -> None:
-        expired = self._known.expire(self._wall())
+        wall = self._wall()
+        expired = self._known.expire(wall - CLOCK_STEP_SECONDS)
+        expired += self._known.expire(wall, lambda name: bool(self._membership.group_of(name)))
         for name in expired:
             self._store.forget(name).addErrback(_already_told)
         if expired:

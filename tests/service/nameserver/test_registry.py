@@ -121,11 +121,26 @@ def test_a_name_is_known_until_its_certificates_have_expired(bench: Bench) -> No
     bench.clock.pump([10] * 7)
     assert bench.registry.knows("www.demo.test")
     bench.wall = WALL + 200
+    bench.registry.not_serving([A], "1", "www.demo.test")
     bench.clock.pump([10] * 4)
     assert not bench.registry.knows("www.demo.test")
     assert bench.txt("www.demo.test") == []
     assert bench.store.known() == {}
     assert bench.told[-1] == ("forgotten", "www.demo.test")
+
+
+def test_a_clock_that_is_wrong_for_a_while_takes_no_name_that_is_served(bench: Bench) -> None:
+    bench.registry.joined([A], "a", "1", {"www.demo.test": WALL + 100})
+    bench.wall = WALL + 86_400
+    bench.clock.pump([10] * 4)
+    assert bench.txt("www.demo.test") == [A]
+    assert "www.demo.test" in bench.store.known()
+    bench.wall = WALL + 50
+    bench.clock.pump([10] * 4)
+    assert bench.txt("www.demo.test") == [A]
+    bench.wall = WALL + 100 + 90_000  # whoever still says so does not tell the truth
+    bench.clock.pump([10] * 4)
+    assert bench.txt("www.demo.test") == []
 
 
 def test_the_first_answer_after_a_restart_is_the_last_one_before_it(tmp_path: Path) -> None:
