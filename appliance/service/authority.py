@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from appliance.service.renewed import RenewedFiles
 from appliance.service.signing import Signer
@@ -339,7 +340,7 @@ class Authority:
             recorded = [self._record(role, server_id, (), one) for role, one in issued.items()]
             if is_server:
                 recorded.append(self._store.enroll(server_id, tuple(addresses)))
-            return gatherResults(recorded).addCallback(lambda _: enrolment)
+            return _all_of(recorded).addCallback(lambda _: enrolment)
 
         if following is None:
             return enrolled(None)
@@ -348,7 +349,8 @@ class Authority:
     def revoke(self, client_or_server_id: str) -> Deferred[list[Issued]]:
         """Take back every certificate of a client or server; everybody in `on_revoked` hears of it at once.
 
-        Fires with what was revoked, once the disk has it. Raises NotIssued.
+        Fires with what was revoked, once the disk has it. Raises NotIssued, or fails with it where the disk
+        does not take the list: then it is to be said again.
         """
         self._ca()
         if client_or_server_id == self._identity.server_id:
@@ -357,16 +359,26 @@ class Authority:
         of_it = [issued for issued in known if issued.id == client_or_server_id]
         if not of_it:
             raise NotIssued(f"no certificate was issued to a client or server {client_or_server_id}")
-        held = [issued for issued in of_it if issued.revoked is None]
-        if not held:
+        # What the database has and the list has not: the disk did not take the list when that was said first.
+        unlisted = self._revoked_serials() - self.revoked.serials
+        taken = [issued for issued in of_it if issued.revoked is None or issued.serial in unlisted]
+        if not taken:
             raise NotIssued(f"{client_or_server_id} is revoked already")
         now = self._wall().timestamp()
-        done = gatherResults([self._store.record_revoked(issued.serial, now) for issued in held])
+        held = [issued for issued in taken if issued.revoked is None]
+        done = _all_of([self._store.record_revoked(issued.serial, now) for issued in held])
 
         def publish(_: object) -> list[Issued]:
-            self._write_crl()
+            try:
+                self._write_crl()
+            except OSError as error:
+                raise NotIssued(
+                    f"{self._state / 'revoked.pem'} cannot be written: {error.strerror or error}."
+                    f" Until it is, {client_or_server_id} is not kept out: make room, and revoke"
+                    f" {client_or_server_id} again"
+                ) from None
             self._tell()
-            return held
+            return taken
 
         return done.addCallback(publish)
 
@@ -575,6 +587,16 @@ class Authority:
         for (role, owner), expires in sorted(latest.items()):
             end = datetime.fromtimestamp(expires, UTC)
             yield Expiring(role, owner, end, end - timedelta(days=self._days) * OVERDUE_SHARE)
+
+
+def _all_of(recorded: list[Deferred[None]]) -> Deferred[Any]:
+    """Fires when the disk has all of it; fails as the first of them does."""
+
+    def first(failure: Failure) -> Failure:
+        assert isinstance(failure.value, FirstError)
+        return failure.value.subFailure
+
+    return gatherResults(recorded, consumeErrors=True).addErrback(first)
 
 
 def _cut(name: str, suffix: str) -> str:
