@@ -231,6 +231,7 @@ class Authority:
         if not granted:
             raise NotIssued("an invitation needs at least one name")
         chosen = client_id or self._free_id(granted[0].removeprefix("*."))
+        self._check_id(chosen, is_client=True)
         try:
             credential = issue_client(
                 ca,
@@ -301,8 +302,7 @@ class Authority:
         ca = self._ca()
         if not addresses:
             raise NotIssued("a server needs at least one public address")
-        if server_id == self._identity.server_id:
-            raise NotIssued(f"{server_id} is this appliance itself")
+        self._check_id(server_id, is_client=False)
         issued: dict[Role, Credential] = {}
         try:
             if is_server:
@@ -355,8 +355,7 @@ class Authority:
         self._ca()
         if client_or_server_id == self._identity.server_id:
             raise NotIssued(f"{client_or_server_id} is this appliance itself")
-        known = (*self._store.issued(), *self._being_recorded.values())
-        of_it = [issued for issued in known if issued.id == client_or_server_id]
+        of_it = [issued for issued in self._known() if issued.id == client_or_server_id]
         if not of_it:
             raise NotIssued(f"no certificate was issued to a client or server {client_or_server_id}")
         # What the database has and the list has not: the disk did not take the list when that was said first.
@@ -559,9 +558,26 @@ class Authority:
 
         return recorded.addBoth(done)
 
+    def _known(self) -> Iterator[Issued]:
+        """What was issued, be it only on its way to the disk."""
+        yield from self._store.issued()
+        yield from self._being_recorded.values()
+
+    def _check_id(self, wanted: str, *, is_client: bool) -> None:
+        """Whether a client, or else a server or nameserver, may have this id: `revoke` takes an id and no
+        role. Raises NotIssued.
+        """
+        if wanted in (self._identity.server_id, self._identity.nameserver_id):
+            raise NotIssued(f"{wanted} is this appliance itself")
+        for one in self._known():
+            if one.id == wanted and one.revoked is None and (one.role == "client") != is_client:
+                held, needs = ("server", "client") if is_client else ("client", "server")
+                raise NotIssued(f"{wanted} is the id of a {held} already: a {needs} needs another")
+
     def _free_id(self, wanted: str) -> str:
         """`wanted`, or with the first number behind it that no certificate has."""
-        taken = {issued.id for issued in self._store.issued()} | {self._identity.server_id}
+        taken = {issued.id for issued in self._known()}
+        taken |= {self._identity.server_id or "", self._identity.nameserver_id or ""}
         count, chosen = 1, _cut(wanted, "")
         while chosen in taken:
             count += 1

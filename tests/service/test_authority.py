@@ -232,6 +232,42 @@ def test_what_is_not_enrolled(machine: Machine) -> None:
         authority.enroll("S 2", [ServerAddress("203.0.113.9")])
 
 
+@pytest.mark.parametrize("own", ["s1", "ns-s1"])
+def test_an_id_that_is_this_appliances_is_nobody_elses(machine: Machine, own: str) -> None:
+    """`revoke` takes an id and no role: it could never take back what has this one."""
+    authority = machine.authority()
+    with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+        authority.invite(["a.test"], own)
+    with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+        authority.enroll(own, [ServerAddress("203.0.113.9")])
+    assert now(authority.invite([own])).client == f"{own}-2"
+
+
+def test_an_id_is_a_clients_or_a_servers(machine: Machine) -> None:
+    authority = machine.authority()
+    places = [ServerAddress("203.0.113.9")]
+    following = Following(1, ("a.test",), tuple(places), (), "ns2.peer.internal", "A" * 43 + "=")
+
+    def follow() -> Deferred[Following]:
+        return succeed(following)
+
+    now(authority.invite(["a.test"], "a"))
+    now(authority.enroll("s2", places))
+    now(authority.enroll("ns2", places, following=follow, is_server=False))
+    for server in ("s2", "ns2"):
+        with pytest.raises(NotIssued, match=f"{server} is the id of a server already: a client"):
+            authority.invite(["b.test"], server)
+    with pytest.raises(NotIssued, match="a is the id of a client already: a server needs another"):
+        authority.enroll("a", places)
+    with pytest.raises(NotIssued, match="a is the id of a client already"):
+        authority.enroll("a", places, following=follow, is_server=False)
+    now(authority.invite(["b.test"], "a"))
+    now(authority.enroll("s2", places))
+    now(authority.enroll("ns2", places, following=follow))
+    now(authority.revoke("a"))
+    now(authority.enroll("a", places))
+
+
 def test_revoke(machine: Machine) -> None:
     authority = machine.authority()
     invited = [now(authority.invite(["a.test"], "a")) for _ in range(2)]
