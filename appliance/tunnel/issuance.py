@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from appliance.tunnel.issuanceledger import Ledger, Order
+from appliance.tunnel.issuanceledger import LONGEST_PAUSE_SECONDS, Ledger, Order
 
 RENEWAL_PART = 3
 """A certificate is renewed when a third of its lifetime is left: what Let's Encrypt asks for, and certbot and
@@ -217,9 +217,8 @@ class Issuance:
         failures = self.ledger.failures + 1
         pause = min(ceiling, first * 2 ** min(failures - 1, 20))
         pause *= EARLIEST_PAUSE + (1 - EARLIEST_PAUSE) * chance
-        self.ledger = replace(
-            self.ledger, failed=wall, pause_seconds=max(pause, at_least), failures=failures
-        )
+        pause = min(max(pause, at_least), LONGEST_PAUSE_SECONDS)
+        self.ledger = replace(self.ledger, failed=wall, pause_seconds=pause, failures=failures)
 
 
 def share_of(instance: str, name: str) -> float:

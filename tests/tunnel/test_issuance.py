@@ -176,6 +176,15 @@ def test_retry_after_is_waited_for() -> None:
     assert made.next_deadline(NOON) == NOON + 7 * DAY
 
 
+@pytest.mark.parametrize("seconds", [7 * 86400.0 + 1, 1e9, 1e300, float("inf")])
+def test_but_not_for_longer_than_a_week(seconds: float) -> None:
+    for failure in (Refused, Stopped):
+        made = after(*WAY[State.ORDERING], failure(retry_after=seconds))
+        assert made.next_deadline(NOON) == NOON + 7 * DAY
+        again = after(ledger=read_ledger(made.ledger.octets()))
+        assert again.next_deadline(NOON) == NOON + 7 * DAY
+
+
 def test_a_failure_is_forgotten_when_it_went_well() -> None:
     made = after(*WAY[State.PROVING], Stopped(), Woken("other"), Validated(URL), Issued(LIFETIME))
     assert made.ledger == Ledger(begun=(NOON,))
