@@ -231,7 +231,7 @@ class Authority:
         if not granted:
             raise NotIssued("an invitation needs at least one name")
         chosen = client_id or self._free_id(granted[0].removeprefix("*."))
-        self._check_id(chosen, is_client=True)
+        self._check_id(chosen, Role.CLIENT)
         try:
             credential = issue_client(
                 ca,
@@ -302,7 +302,7 @@ class Authority:
         ca = self._ca()
         if not addresses:
             raise NotIssued("a server needs at least one public address")
-        self._check_id(server_id, is_client=False)
+        self._check_id(server_id, Role.SERVER if following is None else Role.NAMESERVER)
         issued: dict[Role, Credential] = {}
         try:
             if is_server:
@@ -563,12 +563,14 @@ class Authority:
         yield from self._store.issued()
         yield from self._being_recorded.values()
 
-    def _check_id(self, wanted: str, *, is_client: bool) -> None:
-        """Whether a client, or else a server or nameserver, may have this id: `revoke` takes an id and no
-        role. Raises NotIssued.
+    def _check_id(self, wanted: str, role: Role) -> None:
+        """Whether somebody of this role may have this id: `revoke` takes an id and no role. A nameserver and
+        a tunnel server of one id may be one appliance, or two programs on one machine. Raises NotIssued.
         """
-        if wanted in (self._identity.server_id, self._identity.nameserver_id):
+        own = self._identity
+        if wanted == own.server_id or (wanted == own.nameserver_id and role is not Role.SERVER):
             raise NotIssued(f"{wanted} is this appliance itself")
+        is_client = role is Role.CLIENT
         for one in self._known():
             if one.id == wanted and one.revoked is None and (one.role == "client") != is_client:
                 held, needs = ("server", "client") if is_client else ("client", "server")

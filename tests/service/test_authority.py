@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
@@ -232,15 +232,25 @@ def test_what_is_not_enrolled(machine: Machine) -> None:
         authority.enroll("S 2", [ServerAddress("203.0.113.9")])
 
 
-@pytest.mark.parametrize("own", ["s1", "ns-s1"])
-def test_an_id_that_is_this_appliances_is_nobody_elses(machine: Machine, own: str) -> None:
+def test_an_id_that_is_this_appliances_is_nobody_elses(machine: Machine) -> None:
     """`revoke` takes an id and no role: it could never take back what has this one."""
     authority = machine.authority()
-    with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
-        authority.invite(["a.test"], own)
-    with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
-        authority.enroll(own, [ServerAddress("203.0.113.9")])
-    assert now(authority.invite([own])).client == f"{own}-2"
+    places = [ServerAddress("203.0.113.9")]
+    for own in ("s1", "ns-s1"):
+        with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+            authority.invite(["a.test"], own)
+        with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+            authority.enroll(own, places, following=lambda: fail(AssertionError()))
+        assert now(authority.invite([own])).client == f"{own}-2"
+    with pytest.raises(NotIssued, match="s1 is this appliance itself"):
+        authority.enroll("s1", places)
+
+
+def test_a_tunnel_server_may_be_called_after_a_nameserver_alone_beside_it(machine: Machine) -> None:
+    authority = machine.authority(Identity(None, "ns1"))
+    now(authority.enroll("ns1", [ServerAddress("203.0.113.9")]))
+    (revoked,) = now(authority.revoke("ns1"))
+    assert revoked.role == "server"
 
 
 def test_an_id_is_a_clients_or_a_servers(machine: Machine) -> None:
