@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from twisted.internet.defer import Deferred, fail, gatherResults
+from twisted.internet.defer import Deferred, FirstError, fail, gatherResults
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from appliance.service.renewed import RenewedFiles
 from appliance.service.signing import Signer
@@ -230,6 +231,7 @@ class Authority:
         if not granted:
             raise NotIssued("an invitation needs at least one name")
         chosen = client_id or self._free_id(granted[0].removeprefix("*."))
+        self._check_id(chosen, Role.CLIENT)
         try:
             credential = issue_client(
                 ca,
@@ -300,8 +302,7 @@ class Authority:
         ca = self._ca()
         if not addresses:
             raise NotIssued("a server needs at least one public address")
-        if server_id == self._identity.server_id:
-            raise NotIssued(f"{server_id} is this appliance itself")
+        self._check_id(server_id, Role.SERVER if following is None else Role.NAMESERVER)
         issued: dict[Role, Credential] = {}
         try:
             if is_server:
@@ -339,7 +340,7 @@ class Authority:
             recorded = [self._record(role, server_id, (), one) for role, one in issued.items()]
             if is_server:
                 recorded.append(self._store.enroll(server_id, tuple(addresses)))
-            return gatherResults(recorded).addCallback(lambda _: enrolment)
+            return _all_of(recorded).addCallback(lambda _: enrolment)
 
         if following is None:
             return enrolled(None)
@@ -348,25 +349,35 @@ class Authority:
     def revoke(self, client_or_server_id: str) -> Deferred[list[Issued]]:
         """Take back every certificate of a client or server; everybody in `on_revoked` hears of it at once.
 
-        Fires with what was revoked, once the disk has it. Raises NotIssued.
+        Fires with what was revoked, once the disk has it. Raises NotIssued, or fails with it where the disk
+        does not take the list: then it is to be said again.
         """
         self._ca()
         if client_or_server_id == self._identity.server_id:
             raise NotIssued(f"{client_or_server_id} is this appliance itself")
-        known = (*self._store.issued(), *self._being_recorded.values())
-        of_it = [issued for issued in known if issued.id == client_or_server_id]
+        of_it = [issued for issued in self._known() if issued.id == client_or_server_id]
         if not of_it:
             raise NotIssued(f"no certificate was issued to a client or server {client_or_server_id}")
-        held = [issued for issued in of_it if issued.revoked is None]
-        if not held:
+        # What the database has and the list has not: the disk did not take the list when that was said first.
+        unlisted = self._revoked_serials() - self.revoked.serials
+        taken = [issued for issued in of_it if issued.revoked is None or issued.serial in unlisted]
+        if not taken:
             raise NotIssued(f"{client_or_server_id} is revoked already")
         now = self._wall().timestamp()
-        done = gatherResults([self._store.record_revoked(issued.serial, now) for issued in held])
+        held = [issued for issued in taken if issued.revoked is None]
+        done = _all_of([self._store.record_revoked(issued.serial, now) for issued in held])
 
         def publish(_: object) -> list[Issued]:
-            self._write_crl()
+            try:
+                self._write_crl()
+            except OSError as error:
+                raise NotIssued(
+                    f"{self._state / 'revoked.pem'} cannot be written: {error.strerror or error}."
+                    f" Until it is, {client_or_server_id} is not kept out: make room, and revoke"
+                    f" {client_or_server_id} again"
+                ) from None
             self._tell()
-            return held
+            return taken
 
         return done.addCallback(publish)
 
@@ -547,9 +558,28 @@ class Authority:
 
         return recorded.addBoth(done)
 
+    def _known(self) -> Iterator[Issued]:
+        """What was issued, be it only on its way to the disk."""
+        yield from self._store.issued()
+        yield from self._being_recorded.values()
+
+    def _check_id(self, wanted: str, role: Role) -> None:
+        """Whether somebody of this role may have this id: `revoke` takes an id and no role. A nameserver and
+        a tunnel server of one id may be one appliance, or two programs on one machine. Raises NotIssued.
+        """
+        own = self._identity
+        if wanted == own.server_id or (wanted == own.nameserver_id and role is not Role.SERVER):
+            raise NotIssued(f"{wanted} is this appliance itself")
+        is_client = role is Role.CLIENT
+        for one in self._known():
+            if one.id == wanted and one.revoked is None and (one.role == "client") != is_client:
+                held, needs = ("server", "client") if is_client else ("client", "server")
+                raise NotIssued(f"{wanted} is the id of a {held} already: a {needs} needs another")
+
     def _free_id(self, wanted: str) -> str:
         """`wanted`, or with the first number behind it that no certificate has."""
-        taken = {issued.id for issued in self._store.issued()} | {self._identity.server_id}
+        taken = {issued.id for issued in self._known()}
+        taken |= {self._identity.server_id or "", self._identity.nameserver_id or ""}
         count, chosen = 1, _cut(wanted, "")
         while chosen in taken:
             count += 1
@@ -575,6 +605,16 @@ class Authority:
         for (role, owner), expires in sorted(latest.items()):
             end = datetime.fromtimestamp(expires, UTC)
             yield Expiring(role, owner, end, end - timedelta(days=self._days) * OVERDUE_SHARE)
+
+
+def _all_of(recorded: list[Deferred[None]]) -> Deferred[Any]:
+    """Fires when the disk has all of it; fails as the first of them does."""
+
+    def first(failure: Failure) -> Failure:
+        assert isinstance(failure.value, FirstError)
+        return failure.value.subFailure
+
+    return gatherResults(recorded, consumeErrors=True).addErrback(first)
 
 
 def _cut(name: str, suffix: str) -> str:

@@ -134,7 +134,7 @@ def _refusing(ask: Callable[[], Deferred[Any]]) -> Deferred[Any]:
         raise CommandRefused(str(error)) from None
 
     def not_kept(failure: Any) -> None:
-        failure.trap(StoreFailed)
+        failure.trap(StoreFailed, NotIssued)
         raise CommandRefused(str(failure.value))
 
     return asked.addErrback(not_kept)

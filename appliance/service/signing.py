@@ -8,7 +8,7 @@ revoking the id revokes it. The same request again gets the same answer, from th
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -98,9 +98,9 @@ class Signer:
         peer, wall = wanted.peer, self._wall()
         self._check(peer, wall)
         certificate = issue_again(self._ca, peer.certificate, wanted.key, wall=wall, days=self._days)
-        if certificate.not_valid_after_utc <= peer.expires:
-            raise RenewalRefused(f"the CA itself ends on {self._ca.certificate.not_valid_after_utc:%Y-%m-%d}")
         role, expires = peer.role.name.lower(), certificate.not_valid_after_utc
+        if expires <= peer.expires:
+            raise RenewalRefused(self._no_later(expires, peer.expires))
         held = self._store.issued_as(peer.serial)
         assert held is not None  # _check has seen it
         issued = Issued(certificate.serial_number, role, peer.id, held.names, expires.timestamp())
@@ -123,6 +123,15 @@ class Signer:
             return pem
 
         return recorded.addBoth(done).addCallbacks(told, _not_kept)
+
+    def _no_later(self, expires: datetime, held: datetime) -> str:
+        """Why the next certificate would end, at `expires`, no later than the one that is held."""
+        if expires == self._ca.certificate.not_valid_after_utc:
+            return f"the CA itself ends on {expires:%Y-%m-%d}"
+        return (
+            f"certificates live {self._days} days now: this one, which lives longer, can be renewed"
+            f" from {held - timedelta(days=self._days):%Y-%m-%d} on"
+        )
 
     def _check(self, peer: Peer, wall: datetime) -> None:
         """Whether this certificate, which is good, may be renewed now. Raises RenewalRefused."""

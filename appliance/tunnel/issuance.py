@@ -12,7 +12,7 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from appliance.tunnel.issuanceledger import Ledger, Order
+from appliance.tunnel.issuanceledger import LONGEST_PAUSE_SECONDS, Ledger, Order
 
 RENEWAL_PART = 3
 """A certificate is renewed when a third of its lifetime is left: what Let's Encrypt asks for, and certbot and
@@ -22,6 +22,8 @@ STAGGER_PART = 30
 of ninety."""
 FIRST_SECONDS = 2.0
 """The same for the first certificate, which somebody waits for."""
+LATEST_PART = 6
+"""No wish of the CA's counts that leaves less than a sixth: half of the time for failures is over then."""
 ORDERS_AN_HOUR = 5
 """New orders of a name. Let's Encrypt takes five failed validations of a name an hour from an account."""
 ORDERS_SECONDS = 3600.0
@@ -122,11 +124,18 @@ class Lifetime:
     window: tuple[datetime, datetime] | None = None
 
     def renewal(self, share: float) -> datetime:
-        """When to renew it; `share`, from 0 to 1, is the client's place among those that do."""
+        """When to renew it; `share`, from 0 to 1, is the client's place among those that do.
+
+        A window may be as late as the CA likes, and behind the certificate's end. RFC 9773 4.2: "Clients MUST
+        attempt renewal at a time of their choosing based on the suggested renewal window"; to take a moment
+        within it is only RECOMMENDED.
+        """
+        whole = self.ends - self.begins
         if self.window is not None:
             first, last = self.window
-            return first + (last - first) * share
-        whole = self.ends - self.begins
+            wanted = first + (last - first) * share
+            if wanted <= self.ends - whole / LATEST_PART:
+                return wanted
         return self.ends - whole / RENEWAL_PART - whole / STAGGER_PART * share
 
 
@@ -208,9 +217,8 @@ class Issuance:
         failures = self.ledger.failures + 1
         pause = min(ceiling, first * 2 ** min(failures - 1, 20))
         pause *= EARLIEST_PAUSE + (1 - EARLIEST_PAUSE) * chance
-        self.ledger = replace(
-            self.ledger, failed=wall, pause_seconds=max(pause, at_least), failures=failures
-        )
+        pause = min(max(pause, at_least), LONGEST_PAUSE_SECONDS)
+        self.ledger = replace(self.ledger, failed=wall, pause_seconds=pause, failures=failures)
 
 
 def share_of(instance: str, name: str) -> float:

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+LONGEST_PAUSE_SECONDS = 7 * 86400.0
+"""Let's Encrypt counts nothing for longer than a week, so that no Retry-After of its is longer; and what is
+lost by one more question is nothing beside a certificate.
+"""
+
 
 class LedgerRefused(ValueError):
     """That is no ledger of orders"""
@@ -59,7 +64,7 @@ def read_ledger(octets: bytes) -> Ledger:
             None if order is None else Order(_text(order["key"]), _text(order["url"])),
             tuple(_date(begun) for begun in kept["begun"]),
             None if kept["failed"] is None else _date(kept["failed"]),
-            float(kept["pause_seconds"]),
+            _pause(kept["pause_seconds"]),
             int(kept["failures"]),
         )
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
@@ -70,6 +75,13 @@ def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("no text")
     return value
+
+
+def _pause(value: Any) -> float:
+    seconds = float(value)
+    if not seconds >= 0:  # NaN, too
+        raise ValueError("a pause below nothing")
+    return min(seconds, LONGEST_PAUSE_SECONDS)
 
 
 def _date(value: Any) -> datetime:

@@ -3,16 +3,19 @@ from __future__ import annotations
 import stat
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.logger import LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
 
 from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
 from appliance.service.store import Store
+from appliance.service.wholefile import replace_whole
 from appliance.tunnel.certificates import (
     CertificateRefused,
     Reason,
@@ -80,6 +83,15 @@ def now(deferred: Deferred[Any]) -> Any:
     deferred.addCallback(results.append)
     assert results
     return results[0]
+
+
+def failed(deferred: Deferred[Any]) -> BaseException:
+    """What a Deferred has failed with."""
+    failures: list[Failure] = []
+    deferred.addErrback(failures.append)
+    (failure,) = failures
+    assert failure.value is not None
+    return failure.value
 
 
 def test_first_start(machine: Machine) -> None:
@@ -220,6 +232,52 @@ def test_what_is_not_enrolled(machine: Machine) -> None:
         authority.enroll("S 2", [ServerAddress("203.0.113.9")])
 
 
+def test_an_id_that_is_this_appliances_is_nobody_elses(machine: Machine) -> None:
+    """`revoke` takes an id and no role: it could never take back what has this one."""
+    authority = machine.authority()
+    places = [ServerAddress("203.0.113.9")]
+    for own in ("s1", "ns-s1"):
+        with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+            authority.invite(["a.test"], own)
+        with pytest.raises(NotIssued, match=f"{own} is this appliance itself"):
+            authority.enroll(own, places, following=lambda: fail(AssertionError()))
+        assert now(authority.invite([own])).client == f"{own}-2"
+    with pytest.raises(NotIssued, match="s1 is this appliance itself"):
+        authority.enroll("s1", places)
+
+
+def test_a_tunnel_server_may_be_called_after_a_nameserver_alone_beside_it(machine: Machine) -> None:
+    authority = machine.authority(Identity(None, "ns1"))
+    now(authority.enroll("ns1", [ServerAddress("203.0.113.9")]))
+    (revoked,) = now(authority.revoke("ns1"))
+    assert revoked.role == "server"
+
+
+def test_an_id_is_a_clients_or_a_servers(machine: Machine) -> None:
+    authority = machine.authority()
+    places = [ServerAddress("203.0.113.9")]
+    following = Following(1, ("a.test",), tuple(places), (), "ns2.peer.internal", "A" * 43 + "=")
+
+    def follow() -> Deferred[Following]:
+        return succeed(following)
+
+    now(authority.invite(["a.test"], "a"))
+    now(authority.enroll("s2", places))
+    now(authority.enroll("ns2", places, following=follow, is_server=False))
+    for server in ("s2", "ns2"):
+        with pytest.raises(NotIssued, match=f"{server} is the id of a server already: a client"):
+            authority.invite(["b.test"], server)
+    with pytest.raises(NotIssued, match="a is the id of a client already: a server needs another"):
+        authority.enroll("a", places)
+    with pytest.raises(NotIssued, match="a is the id of a client already"):
+        authority.enroll("a", places, following=follow, is_server=False)
+    now(authority.invite(["b.test"], "a"))
+    now(authority.enroll("s2", places))
+    now(authority.enroll("ns2", places, following=follow))
+    now(authority.revoke("a"))
+    now(authority.enroll("a", places))
+
+
 def test_revoke(machine: Machine) -> None:
     authority = machine.authority()
     invited = [now(authority.invite(["a.test"], "a")) for _ in range(2)]
@@ -252,6 +310,46 @@ def test_a_crash_between_the_database_and_the_list(machine: Machine) -> None:
     machine.store.record_revoked(issued.serial, WALL.timestamp())
     again = machine.authority()
     assert again.revoked == RevocationList(1, frozenset({issued.serial}))
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_list_that_the_disk_does_not_take_is_written_when_it_is_said_again(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """The database has it by then, so that nothing is left to revoke."""
+    authority = machine.authority()
+    held = read_credential(now(authority.invite(["b.test"], "b")).credential_pem).certificate
+    before = [now(authority.invite(["a.test"], f"a{number}")).client for number in range(others)]
+    for client in before:
+        now(authority.revoke(client))
+    full: list[OSError] = [OSError(ENOSPC, "No space left on device")]
+
+    def write(path: Path, octets: bytes) -> None:
+        if full:
+            raise full[0]
+        replace_whole(path, octets)
+
+    monkeypatch.setattr("appliance.service.authority.replace_whole", write)
+    for _ in range(2):
+        refused = failed(authority.revoke("b"))
+        assert isinstance(refused, NotIssued)
+        assert str(refused) == (
+            f"{machine.state / 'revoked.pem'} cannot be written: No space left on device."
+            " Until it is, b is not kept out: make room, and revoke b again"
+        )
+        assert len(machine.revocations) == others
+    for client in before:
+        with pytest.raises(NotIssued, match="is revoked already"):
+            authority.revoke(client)
+    full.clear()
+    (revoked,) = now(authority.revoke("b"))
+    assert (revoked.id, revoked.serial) == ("b", held.serial_number)
+    with pytest.raises(CertificateRefused):
+        authority.examine(held, Role.CLIENT)
+    assert machine.revocations[-1] == authority.revoked == machine.authority().revoked
+    assert len(machine.revocations) == others + 1
+    with pytest.raises(NotIssued, match="is revoked already"):
+        authority.revoke("b")
 
 
 def test_an_expired_certificate_leaves_the_list(machine: Machine) -> None:

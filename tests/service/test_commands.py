@@ -174,6 +174,25 @@ def test_a_disk_that_is_full(appliance: Appliance, monkeypatch: pytest.MonkeyPat
     assert appliance.invited == []
 
 
+def test_a_disk_that_is_full_when_somebody_is_revoked(
+    appliance: Appliance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it the database's or the list's; said again it is done, and a server leaves the DNS."""
+    appliance.ask("enroll", id="s2", addresses=["192.0.2.2"])
+    appliance.ask("enroll", id="s2", addresses=["192.0.2.2"])
+    with monkeypatch.context() as patched:
+        patched.setattr(appliance.store, "record_revoked", lambda *_: fail(StoreFailed("the disk is full")))
+        with pytest.raises(CommandRefused, match=r"^the disk is full$"):
+            appliance.ask("revoke", id="s2")
+    with monkeypatch.context() as patched:
+        patched.setattr(appliance.authority, "_write_crl", lambda: (_ for _ in ()).throw(OSError(28, "full")))
+        with pytest.raises(CommandRefused, match=r"revoked\.pem cannot be written: full"):
+            appliance.ask("revoke", id="s2")
+    assert appliance.removed == []
+    assert len(appliance.ask("revoke", id="s2")["certificates"]) == 2
+    assert appliance.removed == ["s2"]
+
+
 @pytest.mark.parametrize(
     ("command", "asked", "request_"),
     [

@@ -203,6 +203,20 @@ def test_the_ca_ends(machine: Machine) -> None:
     assert "the CA itself ends" in refused(authority.renew(ask(held, new_key())))
 
 
+def test_certificates_have_fewer_days_than_when_it_was_issued(machine: Machine) -> None:
+    """The end of the CA is ten years away and none of the reasons."""
+    held = invited(machine.authority(days=365))
+    authority = machine.authority(days=30)
+    machine.wall = WALL + timedelta(days=300)
+    assert refused(authority.renew(ask(held, new_key()))) == (
+        "certificates live 30 days now: this one, which lives longer, can be renewed from 2027-10-24 on"
+    )
+    machine.wall = WALL + timedelta(days=335)
+    assert "from 2027-10-24 on" in refused(authority.renew(ask(held, new_key())))
+    machine.wall += timedelta(seconds=1)
+    assert renewed(authority, held).certificate.not_valid_after_utc == machine.wall + timedelta(days=30)
+
+
 def test_too_many_at_once(machine: Machine) -> None:
     authority = machine.authority(days=DAYS)
     request = ask(invited(authority), new_key())

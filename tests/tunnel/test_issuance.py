@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
@@ -93,6 +94,33 @@ def test_the_window_of_the_ca_goes_before() -> None:
     assert Lifetime(NOON, NOON + 90 * DAY, window).renewal(0.5) == NOON + 2 * DAY
 
 
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        (NOON + 91 * DAY, NOON + 92 * DAY),
+        (NOON + 89 * DAY, NOON + 90 * DAY),
+        (NOON + 80 * DAY, NOON + 80 * DAY),
+        (NOON + 80 * DAY, datetime.max.replace(tzinfo=UTC)),
+    ],
+    ids=["behind the end", "at the end", "in the last sixth", "for ever"],
+)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_window_of_the_ca_that_leaves_no_time_does_not_count(
+    first: datetime, last: datetime, share: float
+) -> None:
+    assert replace(LIFETIME, window=(first, last)).renewal(share) == LIFETIME.renewal(share)
+
+
+def test_a_window_of_the_ca_may_be_later_than_ours() -> None:
+    """Let's Encrypt's is about the moment when a third is left."""
+    window = (NOON + 59 * DAY, NOON + 75 * DAY)
+    for share in (0.0, 0.25, 1.0):
+        assert replace(LIFETIME, window=window).renewal(share) == window[0] + 16 * DAY * share
+    # One that begins in the past, for all at once, and is wide: those who are to go early do.
+    window = (NOON - DAY, NOON + 99 * DAY)
+    assert replace(LIFETIME, window=window).renewal(0.1) == NOON + 9 * DAY
+
+
 def test_the_key_is_in_the_ledger_before_the_order_and_the_order_before_the_proof() -> None:
     made = after(Woken("key"))
     assert made.ledger == Ledger(order=Order("key"), begun=(NOON,))
@@ -146,6 +174,15 @@ def test_pauses_double_up_to_a_ceiling_and_chance_halves_them_at_most() -> None:
 def test_retry_after_is_waited_for() -> None:
     made = after(*WAY[State.ORDERING], Refused(retry_after=7 * 86400.0))
     assert made.next_deadline(NOON) == NOON + 7 * DAY
+
+
+@pytest.mark.parametrize("seconds", [7 * 86400.0 + 1, 1e9, 1e300, float("inf")])
+def test_but_not_for_longer_than_a_week(seconds: float) -> None:
+    for failure in (Refused, Stopped):
+        made = after(*WAY[State.ORDERING], failure(retry_after=seconds))
+        assert made.next_deadline(NOON) == NOON + 7 * DAY
+        again = after(ledger=read_ledger(made.ledger.octets()))
+        assert again.next_deadline(NOON) == NOON + 7 * DAY
 
 
 def test_a_failure_is_forgotten_when_it_went_well() -> None:

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.tunnel.issuanceledger import Ledger, LedgerRefused, Order, read_ledger
+from appliance.tunnel.issuanceledger import (
+    LONGEST_PAUSE_SECONDS,
+    Ledger,
+    LedgerRefused,
+    Order,
+    read_ledger,
+)
 
 dates = st.datetimes(timezones=st.just(UTC))
 ledgers = st.builds(
@@ -16,7 +22,7 @@ ledgers = st.builds(
     st.none() | st.builds(Order, st.text(), st.text()),
     st.lists(dates, max_size=5).map(tuple),
     st.none() | dates,
-    st.floats(0, 1e6),
+    st.floats(0, LONGEST_PAUSE_SECONDS),
     st.integers(0, 100),
 )
 
@@ -41,11 +47,20 @@ def test_anything_else_is_one_error(octets: bytes) -> None:
         Ledger(order=Order("key")).octets().replace(b'"key"', b"7", 2),
         Ledger().octets().replace(b"0.0", b"1e999").replace(b'"failures": 0', b'"failures": 1e999'),
         b"[" * 100_000,
+        Ledger().octets().replace(b"0.0", b"NaN"),
+        Ledger().octets().replace(b"0.0", b"-1.0"),
     ],
 )
 def test_what_is_nearly_one(octets: bytes) -> None:
     with pytest.raises(LedgerRefused):
         read_ledger(octets)
+
+
+@pytest.mark.parametrize("seconds", [b"1e7", b"1e300", b"1e999", b"Infinity", b"1" + b"0" * 400 + b".0"])
+def test_a_pause_that_somebody_made_endless(seconds: bytes) -> None:
+    """A version before this one, say: the order in it is too good to lose."""
+    ledger = read_ledger(Ledger(order=Order("key", "url")).octets().replace(b"0.0", seconds))
+    assert ledger == Ledger(order=Order("key", "url"), pause_seconds=LONGEST_PAUSE_SECONDS)
 
 
 def test_a_key_is_not_shown() -> None:

@@ -246,6 +246,7 @@ class Certifying:
         pem = await self._call(lambda: self._shared.ca.fetch(issued))
         try:
             keypair = read_keypair(pem, order.key_pem.encode("ascii"))
+            self._shared.keypairs.check(self._name, keypair)  # what is on disk may be a good one
             await self._call(lambda: self._shared.state.put_certificate(self._name, keypair))
             self._shared.keypairs.put(self._name, keypair)
         except KeypairRefused as refused:

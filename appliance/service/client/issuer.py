@@ -154,7 +154,12 @@ class Issuer:
             answer = self._post(
                 self._directory["newOrder"], NewOrder(identifiers=[wanted], replaces=replaces)
             )
-        except errors.ConflictError:  # there is such an order (RFC 9773 5), and its place was never heard of
+        except (messages.Error, errors.ClientError) as error:
+            # RFC 9773 5: it "SHOULD reject" what replaces a certificate of another account, such as ours was
+            # before account.json was lost, or one that an order replaces already, whose place was perhaps
+            # never heard of. What it replaces is a favour to ask for, and never worth the certificate.
+            if replaces is None or not _is_no(error):
+                raise
             answer = self._post(self._directory["newOrder"], NewOrder(identifiers=[wanted]))
         return self._seen(answer.headers["Location"], answer)
 
@@ -266,24 +271,21 @@ class Issuer:
         try:
             return call()
         except messages.Error as error:
-            code = (error.typ or "").removeprefix(_PREFIX)
+            code = _code(error)
             words = f"the CA says: {_said(error)}"
             if code == "accountDoesNotExist":
                 self._forget()
             if code == "rateLimited":
                 raise IssuerLimits(words, self._retry_after) from None
-            if code in _STANDS:
-                raise IssuerSilent(words, self._retry_after) from None
-            raise IssuerRefused(words, self._retry_after) from None
+            raise (IssuerRefused if _is_no(error) else IssuerSilent)(words, self._retry_after) from None
         except requests.RequestException as error:
             raise IssuerSilent(f"the CA cannot be reached: {_cause(error)}") from None
         except OSError as error:  # the state directory
             raise IssuerSilent(error.strerror or str(error)) from None
         except errors.ClientError as error:  # no problem document: of a proxy, say
-            status = getattr(error.args[0] if error.args else None, "status_code", 0)
+            status = _status(error)
             words = f"the CA answers with {status}" if status else str(error)
-            gone = 400 <= status < 500 and status != 429
-            raise (IssuerRefused if gone else IssuerSilent)(words, self._retry_after) from None
+            raise (IssuerRefused if _is_no(error) else IssuerSilent)(words, self._retry_after) from None
         except (errors.Error, JoseError, ValueError, KeyError, IndexError) as error:
             words = f"the CA's answer cannot be used: {type(error).__name__}: {error}"
             raise IssuerSilent(words, self._retry_after) from None
@@ -298,8 +300,30 @@ class Issuer:
 
 def _said(error: Any) -> str:
     """A problem document in words."""
-    code = (error.typ or "").removeprefix(_PREFIX)
-    return f"{error.detail or error.title or 'it does not say why'} ({code})"
+    return f"{error.detail or error.title or 'it does not say why'} ({_code(error)})"
+
+
+def _code(error: Any) -> str:
+    """The type of a problem document, without what all of ACME's begin with."""
+    return str(error.typ or "").removeprefix(_PREFIX)
+
+
+def _status(error: Exception) -> int:
+    """What the library says of an answer without a problem document; 0 where it was none of HTTP's."""
+    from acme import errors
+
+    if isinstance(error, errors.ConflictError):
+        return 409
+    return int(getattr(error.args[0] if error.args else None, "status_code", 0))
+
+
+def _is_no(error: Exception) -> bool:
+    """Whether the CA has said no, and not that it cannot now."""
+    from acme import messages
+
+    if isinstance(error, messages.Error):
+        return _code(error) not in _STANDS
+    return 400 <= (status := _status(error)) < 500 and status != 429
 
 
 def _cause(error: BaseException) -> str:

@@ -38,14 +38,18 @@ class Keypairs:
 
     def put(self, name: str, keypair: Keypair) -> None:
         """Show this one for ``name``, a normal name or wildcard, from now on. Raises KeypairRefused."""
-        if not keypair.is_for(name):
-            others = ", ".join(keypair.names) or "no name"
-            raise KeypairRefused("certificate", f"is not for {name} but for {others}")
-        context = _context(keypair)
+        context = self.check(name, keypair)
         context.sni_callback = _checked(name)
         self._seal(name, context)
         self._contexts[name] = context
         self._current[name] = keypair
+
+    def check(self, name: str, keypair: Keypair) -> ssl.SSLContext:
+        """Whether ``put`` would take this one: its context. Raises KeypairRefused."""
+        if not keypair.is_for(name):
+            others = ", ".join(keypair.names) or "no name"
+            raise KeypairRefused("certificate", f"is not for {name} but for {others}")
+        return _context(keypair)
 
     def context(self, host: str) -> ssl.SSLContext | None:
         """The context for a visitor of ``host``: its own, or that of the closest wildcard over it."""

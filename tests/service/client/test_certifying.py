@@ -30,6 +30,7 @@ from appliance.tunnel.issuance import (
     State,
 )
 from appliance.tunnel.issuanceledger import Ledger
+from appliance.tunnel.keypair import KeypairRefused
 from tests.service.client.issuance import NOON, WWW, Calendar, Heard, Published, ScriptedCa, shared
 
 ORDER = "https://ca.test/order/1"
@@ -261,6 +262,30 @@ def test_a_certificate_of_another_key_is_not_used(
     attempt.run()
     assert attempt.words == "what the CA gave is not the key of the first certificate"
     assert not attempt.shared.keypairs.current
+    assert attempt.kept.order is None
+
+
+@pytest.mark.parametrize("wrong", ["another name", "a weak key"])
+def test_a_certificate_that_is_not_used_does_not_take_the_place_of_one_on_disk(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, wrong: str
+) -> None:
+    from appliance.service.client import keypairs
+    from tests.service.client.issuance import signed
+
+    attempt.run()
+    good = attempt.shared.keypairs.current[WWW]
+    if wrong == "another name":
+        keys = attempt.ca.keys
+        monkeypatch.setattr(attempt.ca, "fetch", lambda seen: signed("b.test", keys[seen.url], NOON))
+        words = f"what the CA gave is not for {WWW} but for b.test"
+    else:  # what OpenSSL does not take
+        refused = KeypairRefused("certificate", "is not taken by OpenSSL: too small")
+        monkeypatch.setattr(keypairs, "_context", lambda keypair: (_ for _ in ()).throw(refused))
+        words = "what the CA gave is not taken by OpenSSL: too small"
+    attempt.run()
+    assert attempt.words == words
+    assert attempt.shared.keypairs.current[WWW] == good
+    assert attempt.shared.state.certificate(WWW) == good
     assert attempt.kept.order is None
 
 

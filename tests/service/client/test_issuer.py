@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+import requests
 from acme.client import ClientNetwork
-from acme.errors import ConflictError
+from acme.errors import ClientError, ConflictError
+from acme.messages import Directory, Error
 
 from appliance.acmesettings import AcmeSettings
 from appliance.service.client import issuer as module
@@ -229,6 +231,77 @@ def test_the_window_of_a_renewal_and_what_it_replaces(
     monkeypatch.setattr(ClientNetwork, "post", taken)
     # "ready" where the CA takes the name for validated by an earlier test.
     assert issuer.place(NAMES[0], "good.id").status in ("pending", "ready")
+
+
+class Answer:
+    """Of a CA, with an order in it."""
+
+    headers: ClassVar[dict[str, str]] = {"Location": "https://ca.test/order/1"}
+
+    def json(self) -> dict[str, Any]:
+        return {"status": "ready", "identifiers": [{"type": "dns", "value": NAMES[0]}], "authorizations": []}
+
+
+class Network:
+    """What takes the place of a connection to a CA: `error` answers orders that replace something."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+        self.replaced: list[str | None] = []
+
+    def post(self, url: str, body: Any, **_: Any) -> Answer:
+        self.replaced.append(body.replaces)
+        if body.replaces is not None:
+            raise self.error
+        return Answer()
+
+
+def problem(code: str) -> Error:
+    error: Error = Error.from_json({"type": f"urn:ietf:params:acme:error:{code}", "detail": "no"})
+    return error
+
+
+def status(code: int) -> ClientError:
+    answer = requests.Response()
+    answer.status_code = code
+    return ClientError(answer)
+
+
+def offline(tmp_path: Path, error: Exception) -> tuple[Issuer, Network]:
+    """An issuer that has its account, with a CA that speaks ARI."""
+    state = AcmeState(tmp_path, "https://ca.test/dir")
+    issuer, network = Issuer(AcmeSettings(True, "https://ca.test/dir"), state), Network(error)
+    issuer._account = Account(new_key(), "https://ca.test/account/2")
+    places = ("newNonce", "newOrder", "renewalInfo")
+    issuer._directory = Directory({place: f"https://ca.test/{place}" for place in places})
+    issuer._net = network
+    return issuer, network
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConflictError("UNKNOWN-LOCATION"), problem("unauthorized"), problem("malformed"), status(403)],
+    ids=["409", "unauthorized", "malformed", "403"],
+)
+def test_a_ca_that_refuses_what_is_replaced_is_asked_once_without_it(
+    tmp_path: Path, error: Exception
+) -> None:
+    """Certificates of another account, say, since account.json was lost (RFC 9773 5)."""
+    issuer, network = offline(tmp_path, error)
+    assert issuer.place(NAMES[0], "old.id").status == "ready"
+    assert network.replaced == ["old.id", None]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [problem("rateLimited"), problem("serverInternal"), status(429), status(503)],
+    ids=["rateLimited", "serverInternal", "429", "503"],
+)
+def test_a_ca_that_has_no_time_is_not_asked_twice(tmp_path: Path, error: Exception) -> None:
+    issuer, network = offline(tmp_path, error)
+    with pytest.raises(IssuerSilent):
+        issuer.place(NAMES[0], "old.id")
+    assert network.replaced == ["old.id"]
 
 
 def test_no_answer_is_too_long_for_a_log() -> None:

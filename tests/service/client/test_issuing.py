@@ -14,7 +14,7 @@ from twisted.logger import LogEvent
 from appliance.service.client import issuing as module
 from appliance.service.client.certifying import Issuing
 from appliance.service.client.challenges import ChallengeNotPublished
-from appliance.service.client.issuer import IssuerRefused
+from appliance.service.client.issuer import IssuerLimits, IssuerRefused
 from appliance.service.client.issuing import AT_ONCE, LOOK_SECONDS, WINDOW_SECONDS, Issuances
 from appliance.tunnel.issuance import FIRST_SECONDS
 from tests.service.client.issuance import NOON, WWW, AtOnce, Calendar, ScriptedCa, shared
@@ -122,6 +122,23 @@ def test_a_failure_is_said_once_and_the_old_certificate_stays(tmp_path: Path) ->
 
 def made_on(made: Client) -> object:
     return made.shared.keypairs.current[WWW].expires
+
+
+def test_a_ca_that_would_be_left_alone_for_ever(tmp_path: Path) -> None:
+    """As many names as there is room for at a time, and one more, whose turn comes."""
+    names = [f"n{number}.example.com" for number in range(AT_ONCE + 1)]
+    with client(tmp_path, *names) as made:
+        made.ca.fails["place"] = [IssuerLimits("enough", float("inf")) for _ in names[1:]]
+        with log_of(module.__name__) as lines:
+            made.run(10)
+        assert len(made.shared.keypairs.current) == 1
+    assert [line.partition(": ")[2] for line in lines if "enough" in line] == [
+        f"no certificate from A CA yet: enough; trying again in 7 d, {ALERT}"
+    ] * AT_ONCE
+    with client(tmp_path, *names, clock=made.clock) as again:
+        again.run(7 * DAY, LOOK_SECONDS)
+        again.run(10)
+        assert sorted(again.shared.keypairs.current) == sorted(names)
 
 
 def test_a_nameserver_that_is_down_is_waited_for(tmp_path: Path) -> None:
