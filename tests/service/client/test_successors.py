@@ -351,7 +351,7 @@ async def test_another_server_answers_at_the_address(world: World) -> None:  # n
     one.server.says_it_is = "s2"
     await until(reactor, lambda: "s2" in one.client._claims)
     new = await joined(one.server)
-    await until(reactor, lambda: one.whole(new), "one link")
+    await until(reactor, lambda: one.whole(new) and world.log.holding("joined server s2"), "one link")
     assert len(world.log.holding("joined server s2")) == 1
 
 
