@@ -501,7 +501,10 @@ class Authority:
             except CrlRefused as error:
                 raise AuthorityRefused(f"{path}: {error}") from None
         if self.issues and not self._revoked_serials() <= self.revoked.serials:
-            self._write_crl()  # a crash came between the database and the list
+            try:
+                self._write_crl()  # a crash came between the database and the list
+            except OSError as error:
+                raise AuthorityRefused(f"{path}: cannot be written: {error.strerror}") from None
 
     def _revoked_serials(self) -> frozenset[int]:
         now = self._wall().timestamp()

@@ -341,6 +341,8 @@ def test_a_list_that_the_disk_does_not_take_is_written_when_it_is_said_again(
     for client in before:
         with pytest.raises(NotIssued, match="is revoked already"):
             authority.revoke(client)
+    with pytest.raises(AuthorityRefused, match="cannot be written: No space left on"):
+        machine.authority()
     full.clear()
     (revoked,) = now(authority.revoke("b"))
     assert (revoked.id, revoked.serial) == ("b", held.serial_number)
