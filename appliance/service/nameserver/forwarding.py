@@ -18,7 +18,7 @@ from appliance.dns import names
 from appliance.dns.followed import ForwardAsked
 from appliance.dns.numbers import NOERROR, SERVFAIL, UPDATE
 from appliance.service.fewlines import FewLines
-from appliance.service.nameserver.conversation import Conversation
+from appliance.service.nameserver.conversation import CONNECT_SECONDS, Conversation
 
 MAX_FORWARDED = 100
 """At once, each on a connection of its own, as many as the primary does at once."""
@@ -101,6 +101,7 @@ class _Forwarded:
 
     def _next(self) -> None:
         self._at = self._left.pop(0)
+        self._until = self._reactor.seconds() + CONNECT_SECONDS + ANSWER_SECONDS
         message = self._asked.message
         self._conversation = Conversation(
             self._reactor,
@@ -115,10 +116,12 @@ class _Forwarded:
         is_answer = len(message) >= 12 and message[2] & 0xF8 == 0x80 | UPDATE << 3
         if is_answer and message[:2] == self._asked.message[:2]:
             self._answer = message
-        return self._answer is not None
+        # Whatever else comes begins its silence anew, but not for ever.
+        return self._answer is not None or self._reactor.seconds() >= self._until
 
     def _ended(self, why: str | None) -> None:
-        if why is not None:
+        if self._answer is None:
+            why = why or "it sends something else"
             host, port = self._at
             self.why = ", ".join(filter(None, (self.why, f"{host} port {port}: {why}")))
             if self._left:

@@ -62,6 +62,17 @@ def test_what_is_no_answer_is_waited_over(site: Site) -> None:
     site.reactor.advance(ANSWER_SECONDS)
 
 
+def test_what_is_no_answer_is_not_waited_over_for_ever(site: Site) -> None:
+    answers = site.forward()
+    while not answers and site.reactor.seconds() < 60:
+        site.answer(b"\x12\x35\xa8\x00" + bytes(8))
+        site.reactor.advance(ANSWER_SECONDS - 1)
+    (answer,) = answers
+    assert answer[3] & 0xF == SERVFAIL
+    assert [client[:2] for client in site.reactor.tcpClients] == [("192.0.2.1", 53), ("192.0.2.2", 5353)]
+    assert not site.reactor.getDelayedCalls()
+
+
 def test_the_next_address_and_then_none(site: Site) -> None:
     answers = site.forward()
     site.conversation().clientConnectionFailed(None, Failure(ConnectionRefusedError()))
