@@ -35,13 +35,14 @@ class NotifyHeard:
 
 @dataclass(frozen=True, slots=True)
 class ForwardAsked:
-    """An UPDATE of the zone `apex` for its primary. `message` is as it came, its zone section ends at `end`;
-    `signed` where the key is one of ours.
+    """An UPDATE of the zone `apex` for its primary. `message` is as it came from the address `source`, its
+    zone section ends at `end`; `signed` where the key is one of ours: else anybody can have made it.
     """
 
     apex: bytes
     message: bytes
     end: int
+    source: str
     signed: Signed | None
 
     def answer(self, rcode: int, wall: float) -> bytes:
@@ -67,13 +68,15 @@ def hear(message: bytes, apex: bytes, end: int, key: Key, wall: int) -> NotifyHe
     return NotifyHeard(apex, Signer(key, checked.mac).sign(refuse(message, NOERROR, end), wall))
 
 
-def pass_on(message: bytes, apex: bytes, end: int, keys: Keys, wall: int) -> ForwardAsked | TsigError | bytes:
+def pass_on(
+    message: bytes, apex: bytes, end: int, keys: Keys, *, source: str, wall: int
+) -> ForwardAsked | TsigError | bytes:
     """What the UPDATE `message` of the zone `apex`, whose zone section ends at `end`, is to us."""
     checked = check(message, keys, wall)
     if isinstance(checked, Signed):
-        return ForwardAsked(apex, message, end, checked)
+        return ForwardAsked(apex, message, end, source, checked)
     if not isinstance(checked, TsigError):
         return refuse(message, REFUSED, end)
     if (checked.rcode, checked.error) == (NOTAUTH, BADKEY):
-        return ForwardAsked(apex, message, end, None)
+        return ForwardAsked(apex, message, end, source, None)
     return checked

@@ -407,7 +407,8 @@ class Responder:
         if is_followed:
             checked = check(message, self.introducers, wall)
             if not isinstance(checked, Signed) and not _is_of_a_key(checked):
-                return self._elsewhere(pass_on(message, name, end, self.keys, wall), message, end, asker)
+                found = pass_on(message, name, end, self.keys, source=asker.source, wall=wall)
+                return self._elsewhere(found, message, end, asker)
         else:
             checked = self._check(message, wall)
         if isinstance(checked, TsigError):

@@ -109,7 +109,7 @@ def test_what_others_signed_goes_on_as_it_is(responder: Responder) -> None:
     message = update("theirs")
     found = ask(responder, message)
     assert isinstance(found, ForwardAsked)
-    assert (found.apex, found.message, found.signed) == (APEX, message, None)
+    assert (found.apex, found.message, found.source, found.signed) == (APEX, message, "192.0.2.1", None)
     refusal = found.answer(SERVFAIL, WALL)
     assert (refusal[:2], refusal[2] & 0xF8, refusal[3] & 0xF) == (message[:2], 0xA8, SERVFAIL)
     assert refusal[10:12] == b"\x00\x00"

@@ -1,6 +1,7 @@
 """UPDATEs of zones that have their primary elsewhere: to the primary, and its answer back (RFC 2136 6).
 
-Hides which of the primary's addresses answers, and how many UPDATEs may be on their way.
+Hides which of the primary's addresses answers, and how many UPDATEs may be on their way; fewer of those
+that anybody can have made, so that they never take the places of those that we know to be good.
 """
 
 from __future__ import annotations
@@ -18,10 +19,17 @@ from appliance.dns import names
 from appliance.dns.followed import ForwardAsked
 from appliance.dns.numbers import NOERROR, SERVFAIL, UPDATE
 from appliance.service.fewlines import FewLines
-from appliance.service.nameserver.conversation import Conversation
+from appliance.service.nameserver.conversation import CONNECT_SECONDS, Conversation
+from appliance.service.nameserver.places import source_of
 
 MAX_FORWARDED = 100
 """At once, each on a connection of its own, as many as the primary does at once."""
+MAX_UNCHECKED = 10
+"""Of them with a signature that we cannot check, which anybody can make up: half of the connections that the
+primary keeps for its own (KEPT_PLACES), which one that comes from here is to it.
+"""
+MAX_UNCHECKED_OF_SOURCE = 4
+"""More than one program that changes records has at once, and three sources are needed to take all."""
 ANSWER_SECONDS = 5.0
 """For each of the primary's addresses: nsupdate waits for 20 s in all."""
 
@@ -55,8 +63,9 @@ class Forwarding(service.Service):
         Where the primary has done it and its answer was lost, the same message again changes nothing more:
         the primary knows it by its signature.
         """
-        if len(self._running) >= MAX_FORWARDED:
-            self.counters["too many"] += 1
+        too_many = self._too_many(asked)
+        if too_many is not None:
+            self.counters[too_many] += 1
             return succeed(asked.answer(SERVFAIL, self._wall()))
         forwarded = _Forwarded(self._reactor, asked, self._addresses)
         self._running.add(forwarded)
@@ -76,6 +85,18 @@ class Forwarding(service.Service):
 
         return forwarded.answered.addCallback(done)
 
+    def _too_many(self, asked: ForwardAsked) -> str | None:
+        """What there are too many of for `asked` to go, too."""
+        if len(self._running) >= MAX_FORWARDED:
+            return "too many"
+        if asked.signed is None:
+            sources = [source_of(one.asked.source) for one in self._running if one.asked.signed is None]
+            if len(sources) >= MAX_UNCHECKED:
+                return "too many unchecked"
+            if sources.count(source_of(asked.source)) >= MAX_UNCHECKED_OF_SOURCE:
+                return "too many unchecked of one source"
+        return None
+
     def stopService(self) -> None:
         """Nothing that is on its way is waited for."""
         super().stopService()  # type: ignore[no-untyped-call]
@@ -88,9 +109,9 @@ class _Forwarded:
 
     def __init__(self, reactor: Any, asked: ForwardAsked, addresses: Sequence[tuple[str, int]]) -> None:
         self.answered: Deferred[bytes | None] = Deferred()
+        self.asked = asked
         self.why = ""
         self._reactor = reactor
-        self._asked = asked
         self._left = list(addresses)
         self._answer: bytes | None = None
         self._next()
@@ -101,7 +122,8 @@ class _Forwarded:
 
     def _next(self) -> None:
         self._at = self._left.pop(0)
-        message = self._asked.message
+        self._until = self._reactor.seconds() + CONNECT_SECONDS + ANSWER_SECONDS
+        message = self.asked.message
         self._conversation = Conversation(
             self._reactor,
             *self._at,
@@ -113,12 +135,14 @@ class _Forwarded:
 
     def _heard(self, message: bytes) -> bool:
         is_answer = len(message) >= 12 and message[2] & 0xF8 == 0x80 | UPDATE << 3
-        if is_answer and message[:2] == self._asked.message[:2]:
+        if is_answer and message[:2] == self.asked.message[:2]:
             self._answer = message
-        return self._answer is not None
+        # Whatever else comes begins its silence anew, but not for ever.
+        return self._answer is not None or self._reactor.seconds() >= self._until
 
     def _ended(self, why: str | None) -> None:
-        if why is not None:
+        if self._answer is None:
+            why = why or "it sends something else"
             host, port = self._at
             self.why = ", ".join(filter(None, (self.why, f"{host} port {port}: {why}")))
             if self._left:

@@ -218,6 +218,7 @@ class _DnsConnection(Protocol):
         """The peer has half-closed: his answers still go out."""
         if self._phase is _Phase.OPEN:
             self._phase = _Phase.ENDED
+            self._is_within_message = False  # what he began will never be whole
             self._answer()
 
     def writeConnectionLost(self) -> None:
@@ -226,9 +227,7 @@ class _DnsConnection(Protocol):
     def pauseProducing(self) -> None:
         if not self._is_unread:
             self._is_unread = True
-            self._is_within_message = False  # we do not read, so he is not slow
-            self.transport.pauseProducing()
-            self._expect_within(IDLE_SECONDS)
+            self._stop_reading(IDLE_SECONDS)
             if self._outgoing is not None:
                 self._outgoing.pause()
 
@@ -290,9 +289,7 @@ class _DnsConnection(Protocol):
 
     def _begin_transfer(self, asked: TransferAsked) -> None:
         assert self._all.transfers is not None
-        self.transport.pauseProducing()
-        self._is_within_message = False
-        self._expect_within(TRANSFER_WAIT_SECONDS)
+        self._stop_reading(TRANSFER_WAIT_SECONDS)
         self._outgoing = self._all.transfers.begin(asked, self)
         if self._is_unread:
             self._outgoing.pause()
@@ -325,9 +322,9 @@ class _DnsConnection(Protocol):
         if self._is_unread or self._outgoing is not None:
             return
         if self._updating >= MAX_IN_FLIGHT:
-            self.transport.pauseProducing()
+            self._stop_reading(IDLE_SECONDS)
         elif self._has_whole_message():
-            self.transport.pauseProducing()
+            self._stop_reading(IDLE_SECONDS)
             self._all.turns.wait(self)
         elif self._phase is _Phase.ENDED:
             if not self._updating:
@@ -398,6 +395,12 @@ class _DnsConnection(Protocol):
             self._expect_within(IDLE_SECONDS)
         self.transport.resumeProducing()
 
+    def _stop_reading(self, seconds: float) -> None:
+        """Until it is our turn again, or the peer's to read; `seconds` bound that."""
+        self.transport.pauseProducing()
+        self._is_within_message = False  # we do not read, so he is not slow
+        self._expect_within(seconds)
+
     def _expect_within(self, seconds: float) -> None:
         if self._timer is not None and self._timer.active():
             self._timer.reset(seconds)
@@ -417,6 +420,8 @@ class _DnsConnection(Protocol):
                 self._expect_within(IDLE_SECONDS - EARNING_SECONDS)
             else:
                 self.close("ended: no query, as many others of its source")
+        elif self._updating:
+            self._expect_within(IDLE_SECONDS)  # he waits for us; each UPDATE ends, if need be with SERVFAIL
         else:
             self.close("ended: idle")
 

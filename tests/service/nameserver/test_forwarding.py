@@ -10,11 +10,18 @@ from twisted.python.failure import Failure
 from appliance.dns import names
 from appliance.dns.followed import ForwardAsked
 from appliance.dns.numbers import NOERROR, REFUSED, SERVFAIL
-from appliance.service.nameserver.forwarding import ANSWER_SECONDS, MAX_FORWARDED, Forwarding
+from appliance.dns.tsig import Key, Signed
+from appliance.service.nameserver.forwarding import (
+    ANSWER_SECONDS,
+    MAX_FORWARDED,
+    MAX_UNCHECKED,
+    MAX_UNCHECKED_OF_SOURCE,
+    Forwarding,
+)
 
 APEX = names.from_text("demo.test")
 MESSAGE = b"\x12\x34\x28\x00\x00\x01" + bytes(6) + APEX + b"\x00\x06\x00\x01"
-ASKED = ForwardAsked(APEX, MESSAGE, len(MESSAGE), None)
+SIGNED = Signed(Key(names.from_text("ours"), names.from_text("hmac-sha256"), bytes(32)), MESSAGE, b"", 0, 0)
 
 
 class Site:
@@ -23,9 +30,10 @@ class Site:
         self.changed: list[bytes] = []
         self.forwarding = Forwarding(self.reactor, addresses, self.changed.append)
 
-    def forward(self) -> list[bytes]:
+    def forward(self, source: str = "198.51.100.1", signed: Signed | None = None) -> list[bytes]:
+        asked = ForwardAsked(APEX, MESSAGE, len(MESSAGE), source, signed)
         answers: list[bytes] = []
-        self.forwarding.forward(ASKED).addCallback(answers.append)
+        self.forwarding.forward(asked).addCallback(answers.append)
         return answers
 
     def conversation(self, number: int = -1) -> Any:
@@ -62,6 +70,17 @@ def test_what_is_no_answer_is_waited_over(site: Site) -> None:
     site.reactor.advance(ANSWER_SECONDS)
 
 
+def test_what_is_no_answer_is_not_waited_over_for_ever(site: Site) -> None:
+    answers = site.forward()
+    while not answers and site.reactor.seconds() < 60:
+        site.answer(b"\x12\x35\xa8\x00" + bytes(8))
+        site.reactor.advance(ANSWER_SECONDS - 1)
+    (answer,) = answers
+    assert answer[3] & 0xF == SERVFAIL
+    assert [client[:2] for client in site.reactor.tcpClients] == [("192.0.2.1", 53), ("192.0.2.2", 5353)]
+    assert not site.reactor.getDelayedCalls()
+
+
 def test_the_next_address_and_then_none(site: Site) -> None:
     answers = site.forward()
     site.conversation().clientConnectionFailed(None, Failure(ConnectionRefusedError()))
@@ -74,10 +93,42 @@ def test_the_next_address_and_then_none(site: Site) -> None:
 
 
 def test_only_so_many_at_once(site: Site) -> None:
-    first = [site.forward() for _ in range(MAX_FORWARDED)]
+    first = [site.forward(signed=SIGNED) for _ in range(MAX_FORWARDED)]
     assert not any(first)
-    (answer,) = site.forward()
-    assert answer[3] & 0xF == SERVFAIL
+    for signed in (SIGNED, None):
+        (answer,) = site.forward(signed=signed)
+        assert answer[3] & 0xF == SERVFAIL
+    assert site.forwarding.counters == {"too many": 2}
     site.forwarding.stopService()
     assert all(first)
     assert not site.reactor.getDelayedCalls()
+
+
+def test_who_may_be_anybody_takes_no_place_of_those_we_know(site: Site) -> None:
+    sources = [f"203.0.113.{number}" for number in range(MAX_FORWARDED)]
+    first = [site.forward(source) for source in sources]
+    assert [bool(answers) for answers in first] == [n >= MAX_UNCHECKED for n in range(MAX_FORWARDED)]
+    assert site.forwarding.counters == {"too many unchecked": MAX_FORWARDED - MAX_UNCHECKED}
+    assert not site.forward(sources[0], SIGNED)
+    site.forwarding.stopService()
+    assert all(first)
+    assert not site.forward(sources[-1]), "their places are free again"
+    site.forwarding.stopService()
+
+
+@pytest.mark.parametrize(
+    ("source", "same", "another"),
+    [
+        ("203.0.113.1", "203.0.113.1", "203.0.113.2"),
+        ("2001:db8::1", "2001:db8::2:1", "2001:db8:0:1::1"),
+    ],
+)
+def test_one_source_leaves_places_for_others(site: Site, source: str, same: str, another: str) -> None:
+    first = [site.forward(source) for _ in range(MAX_UNCHECKED)]
+    assert [bool(answers) for answers in first] == [
+        number >= MAX_UNCHECKED_OF_SOURCE for number in range(MAX_UNCHECKED)
+    ]
+    assert site.forward(same)
+    assert not site.forward(another)
+    assert not site.forward(same, SIGNED)
+    site.forwarding.stopService()

@@ -367,21 +367,26 @@ def test_several_sockets_share_their_places() -> None:
     assert (len(places), places.sources) == (0, 0)
 
 
+class _Updating(_Peers):
+    """Every message is an UPDATE; `asked` are those under way."""
+
+    def __init__(self) -> None:
+        class Updates(Responder):
+            def respond(self, message: bytes, **how: Any) -> Any:
+                return object.__new__(UpdateAsked)
+
+        super().__init__(Updates())
+        self.asked: list[Deferred[bytes]] = []
+        self.nameserver._factory.update = self._update
+
+    def _update(self, _: Asked) -> Deferred[bytes]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+
 def test_updates_in_flight_are_bounded() -> None:
-    asked: list[Deferred[bytes]] = []
-
-    class Updating(Responder):
-        def respond(self, message: bytes, **how: Any) -> Any:
-            return object.__new__(UpdateAsked)
-
-    def update(_: Asked) -> Deferred[bytes]:
-        asked.append(Deferred())
-        return asked[-1]
-
-    peers = _Peers()
-    peers.nameserver._factory.responder = Updating()
-    peers.nameserver._factory.update = update
-    peer = peers.peer()
+    peers = _Updating()
+    peer, asked = peers.peer(), peers.asked
     peer.protocol.dataReceived(framed(*(question(number) for number in range(3 * MAX_IN_FLIGHT))))
     assert len(asked) == MAX_IN_FLIGHT
     assert peer.producerState == "paused"
@@ -390,6 +395,56 @@ def test_updates_in_flight_are_bounded() -> None:
         assert len(asked) - done - 1 <= MAX_IN_FLIGHT
     assert _numbers(peer) == list(range(3 * MAX_IN_FLIGHT))
     assert peer.producerState == "producing"
+
+
+@pytest.mark.parametrize("then", ["", "half-close", "half a message and half-close"])
+def test_who_waits_for_an_update_is_not_idle(then: str) -> None:
+    peers = _Updating()
+    peer = peers.peer()
+    peer.protocol.dataReceived(framed(question(1)))
+    if "message" in then:
+        peer.protocol.dataReceived(framed(question(2))[:-3])
+    if "half-close" in then:
+        peer.protocol.readConnectionLost()
+    peers.clock.pump([1] * int(1.5 * IDLE_SECONDS))
+    assert not peer.disconnecting
+    peers.asked[0].callback(question(1))
+    assert _numbers(peer) == [1]
+    assert peer.disconnecting == ("half-close" in then)
+    peers.clock.advance(IDLE_SECONDS)
+    assert peers.nothing_is_left()
+    assert not peer.aborted
+
+
+def test_while_updates_keep_us_from_reading_nobody_is_slow() -> None:
+    peers = _Updating()
+    peer, asked = peers.peer(), peers.asked
+    octets = framed(*(question(number) for number in range(MAX_IN_FLIGHT + 2)))
+    peer.protocol.dataReceived(octets[:5])
+    peer.protocol.dataReceived(octets[5:-5])
+    assert (len(asked), peer.producerState) == (MAX_IN_FLIGHT, "paused")
+    peers.clock.advance(2 * MESSAGE_SECONDS)
+    assert not peer.disconnecting
+    asked[0].callback(question(0))
+    assert (len(asked), peer.producerState) == (MAX_IN_FLIGHT + 1, "paused")
+    asked[1].callback(question(1))
+    assert peer.producerState == "producing"
+    peers.clock.advance(MESSAGE_SECONDS)  # but from here on the last message has its two seconds
+    assert peers.counters == {"ended: a message took too long": 1}
+
+
+def test_who_waits_for_his_turn_is_not_slow(peers: _Peers) -> None:
+    peer = peers.peer()
+    count = 3 * TURN_MESSAGES
+    octets = framed(*(question(number) for number in range(count)))
+    peer.protocol.dataReceived(octets[:5])
+    peers.clock.advance(MESSAGE_SECONDS - 0.01)
+    peer.protocol.dataReceived(octets[5:])
+    assert peer.producerState == "paused"
+    peers.clock.advance(0.01)
+    assert not peer.disconnecting
+    peers.clock.advance(0)
+    assert _numbers(peer) == list(range(count))
 
 
 def test_one_message_does_not_end_the_service(logged_errors: list[LogEvent]) -> None:
