@@ -98,9 +98,13 @@ class SessionLanes:
         self._readiness.change(lane.wire, lambda events: self._spoke_too_early(lane, kind, events))
         self._spoke_too_early(lane, kind, READABLE)
 
-    def take(self, kind: str, taken: Callable[[Lane], None]) -> Callable[[], None] | None:
-        """Call ``taken`` with a lane: now, or when one comes; then the answer gives up the wait."""
-        if self._idle[kind]:
+    def take(
+        self, kind: str, taken: Callable[[Lane], None], *, fresh: bool = False
+    ) -> Callable[[], None] | None:
+        """Call ``taken`` with a lane: now, or (in any case, if ``fresh``) when one comes; then the answer gives
+        up the wait.
+        """
+        if self._idle[kind] and not fresh:
             # The newest: its way through NATs and the client itself were alive most recently.
             taken(self._idle[kind].pop())
             return None

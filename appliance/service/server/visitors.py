@@ -133,11 +133,13 @@ class Visitors:
                 self._begin(visit)
 
     def session_ended(self, session: Session) -> None:
-        """Who waits for this session goes to the next."""
+        """Who waits for this session goes to the next; where it was the only one, he waits for its client,
+        who may be about to register its names in a new one.
+        """
         for visit in list(self._waiting):
             if visit.session is session:
                 self._drop_lane(visit)
-                self._next_client(visit)
+                self._next_client(visit, may_wait=True)
 
     def refuse(self, sock: socket.socket, octets: bytes, why: str) -> None:
         """Answer a visitor of whom nothing else is known, and let him go."""
@@ -178,7 +180,7 @@ class Visitors:
                 return
         self._next_client(visit)
 
-    def _next_client(self, visit: Visit) -> None:
+    def _next_client(self, visit: Visit, *, may_wait: bool = False) -> None:
         http = visit.head is not None
         session = None
         if len(visit.tried) < _CLIENTS_AT_MOST and self._is_served(visit.host):
@@ -189,7 +191,7 @@ class Visitors:
             visit.lanes_tried = 0
             visit.since = self._clock.seconds()
             self._take_lane(visit, session)
-        elif visit.tried:
+        elif visit.tried and not may_wait:
             self._refuse(visit, visit.outcome)
         elif not self._known(visit.host):
             self._refuse(visit, Outcome.NEVER_KNOWN)
@@ -217,9 +219,11 @@ class Visitors:
         visit.parked = False
         self._parked -= 1
 
-    def _take_lane(self, visit: Visit, session: Session) -> None:
+    def _take_lane(self, visit: Visit, session: Session, *, fresh: bool = False) -> None:
         visit.lanes_tried += 1
-        give_up = session.lanes.take(visit.kind, lambda lane: self._lane_taken(visit, session, lane))
+        give_up = session.lanes.take(
+            visit.kind, lambda lane: self._lane_taken(visit, session, lane), fresh=fresh
+        )
         # None: he got a lane, and may have lost it, waited for the next and gone on to another client since.
         if give_up is not None:
             visit.give_up = give_up
@@ -282,11 +286,14 @@ class Visitors:
             self._next_client(visit)
 
     def _lane_died(self, visit: Visit) -> None:
-        """The lane is at fault, not yet its client: another lane of his first."""
+        """The lane is at fault, not yet its client: another lane of his first. Where there is no other
+        client, at last one that he opens now: if he has lost his link as well, to ask him for it will tell.
+        """
         self._drop_lane(visit)
         session = visit.session
-        if session is not None and visit.lanes_tried < _LANES_AT_MOST and not session.lanes.closed:
-            self._take_lane(visit, session)
+        fresh = visit.lanes_tried == _LANES_AT_MOST and not self._others_left(visit)
+        if session is not None and not session.lanes.closed and (visit.lanes_tried < _LANES_AT_MOST or fresh):
+            self._take_lane(visit, session, fresh=fresh)
         else:
             visit.outcome = Outcome.NO_CLIENT
             self._next_client(visit)

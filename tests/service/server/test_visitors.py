@@ -316,8 +316,7 @@ def test_a_dead_lane_costs_another_lane_not_another_client(ground: Ground) -> No
     first, second = ground.own
     ground.visit()
     ground.reactor.until(second.read)  # the newest is taken first
-    second.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-    second.sock.close()
+    reset(second)
     ground.reactor.until(first.read)
     first.sock.send(bytes([Status.JOINED]))
     ground.reactor.until(lambda: client.joined)
@@ -327,8 +326,7 @@ def test_who_goes_on_to_another_client_waits_for_no_lane_of_the_first(ground: Gr
     """The lane was reset, and no event has told it yet: so it dies in the hand of whom it is given to."""
     first = ground.client()
     (lane,) = ground.own
-    lane.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    lane.sock.close()
+    reset(lane)
     ground.client()
     (quick,) = ground.own
     ground.visit()
@@ -368,6 +366,64 @@ def test_a_client_that_takes_his_name_off_while_he_waits_does_not_get_him(ground
     ground.reactor.until(lambda: lane.read() or lane.ended)
     assert lane.header is None
     assert ground.told(visitor).startswith(b"HTTP/1.1 503 ")
+
+
+def reset(lane: OneLane) -> None:
+    lane.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    lane.sock.close()
+
+
+@pytest.mark.parametrize("comes", [True, False])
+def test_after_three_dead_lanes_of_the_only_client_he_waits_for_a_new_one(
+    ground: Ground, comes: bool
+) -> None:
+    """As when the network was away: the client has given up the link and all lanes, and the server knows
+    nothing of that.
+    """
+    client = ground.client(lanes=5)
+    lanes = ground.own
+    visitor = ground.visit()
+    for lane in lanes[:1:-1]:
+        ground.reactor.until(lane.read)
+        reset(lane)
+    ground.reactor.turn(20)
+    assert [lane.read() for lane in lanes[:2]] == [False, False]
+    fresh = ground.lane(client)
+    ground.reactor.until(fresh.read)
+    if comes:
+        fresh.sock.send(bytes([Status.JOINED]))
+        ground.reactor.until(lambda: fresh.read() and fresh.got == HELLO + REST)
+    else:
+        reset(fresh)
+        assert ground.told(visitor) == INTERNAL_ERROR
+
+
+def test_after_three_dead_lanes_another_client_is_next(ground: Ground) -> None:
+    ground.client(lanes=4)
+    dead = ground.own
+    ground.client()
+    (quick,) = ground.own
+    ground.visit()
+    for lane in dead[:0:-1]:
+        ground.reactor.until(lane.read)
+        reset(lane)
+    ground.reactor.until(quick.read)
+
+
+def test_the_only_client_comes_back_in_a_new_session(ground: Ground) -> None:
+    first = ground.client(lanes=0)
+    ground.known.add(NAME)
+    visitor = ground.visit()
+    ground.routes.remove_session(first)
+    first.lanes.close()
+    ground.visitors.session_ended(cast(Session, first))
+    ground.reactor.advance(1)
+    ground.client()
+    (lane,) = ground.own
+    ground.visitors.name_served(NAME)
+    ground.reactor.until(lane.read)
+    lane.sock.send(bytes([Status.ORIGIN_REFUSED]))
+    assert ground.told(visitor) == INTERNAL_ERROR
 
 
 def test_without_a_lane_he_waits_for_one(ground: Ground) -> None:
