@@ -101,8 +101,8 @@ class SessionLanes:
     def take(
         self, kind: str, taken: Callable[[Lane], None], *, fresh: bool = False
     ) -> Callable[[], None] | None:
-        """Call ``taken`` with a lane: now, or (in any case, if ``fresh``) when one comes; then the answer gives
-        up the wait.
+        """Call ``taken`` with a lane: now, or when one comes (if ``fresh``, in any case); then the answer
+        gives up the wait.
         """
         if self._idle[kind] and not fresh:
             # The newest: its way through NATs and the client itself were alive most recently.
