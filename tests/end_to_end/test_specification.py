@@ -187,6 +187,8 @@ def test_a_false_preface_is_closed_without_a_word(site: Site) -> None:
             visitor.sendall(client_hello())
             length = int.from_bytes(held.recv(2, socket.MSG_WAITALL))
             assert len(held.recv(length, socket.MSG_WAITALL)) == length
+            # He leaves; else he would wait, and be the next client's visitor.
+            visitor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_an_origin_that_refuses(site: Site) -> None:
