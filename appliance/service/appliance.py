@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, FirstError, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -35,7 +35,7 @@ from appliance.ingress.limits import Limits
 from appliance.keysettings import all_keys, policies
 from appliance.secondaries import receivers, secondaries
 from appliance.service.accesslog import CannotLog
-from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued
+from appliance.service.authority import Authority, AuthorityRefused, Identity, NotIssued, first_failure
 from appliance.service.commands import commands
 from appliance.service.control import CannotControl, Command, CommandRefused, Control
 from appliance.service.departure import Departure
@@ -585,7 +585,7 @@ class Appliance(Service):
             return succeed(None)
         registry = self.nameserver.registry
         known = gatherResults([registry.know(name, expires) for name in names], consumeErrors=True)
-        return known.addErrback(_first)
+        return known.addErrback(first_failure)
 
     def _removed(self, removed_id: str) -> None:
         self.store.forget_enrolled(removed_id).addErrback(lambda failure: failure.trap(StoreFailed))
@@ -720,12 +720,6 @@ def _made(credential: Credential | None) -> Credential:
 
 def _shown(host: str, port: int) -> str:
     return str(Listen(host, port))
-
-
-def _first(failure: Failure) -> Failure:
-    """What was the first to fail of what gatherResults gathers."""
-    assert isinstance(failure.value, FirstError)
-    return failure.value.subFailure
 
 
 REFUSALS = (

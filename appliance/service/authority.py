@@ -610,14 +610,15 @@ class Authority:
             yield Expiring(role, owner, end, end - timedelta(days=self._days) * OVERDUE_SHARE)
 
 
+def first_failure(failure: Failure) -> Failure:
+    """What was the first to fail of what gatherResults gathers."""
+    assert isinstance(failure.value, FirstError)
+    return failure.value.subFailure
+
+
 def _all_of(recorded: list[Deferred[None]]) -> Deferred[Any]:
     """Fires when the disk has all of it; fails as the first of them does."""
-
-    def first(failure: Failure) -> Failure:
-        assert isinstance(failure.value, FirstError)
-        return failure.value.subFailure
-
-    return gatherResults(recorded, consumeErrors=True).addErrback(first)
+    return gatherResults(recorded, consumeErrors=True).addErrback(first_failure)
 
 
 def _cut(name: str, suffix: str) -> str:
