@@ -69,6 +69,18 @@ class ClientEnd:
         return self._connection
 
 
+def ended(sock: socket.socket) -> bool:
+    """Whether the other end has closed or reset it; what comes before is not looked at."""
+    try:
+        while sock.recv(65536):
+            pass
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        pass
+    return True
+
+
 class Mute:
     """A peer that never ends TLS: its kernel answers TCP, and nobody a close_notify."""
 
@@ -88,15 +100,8 @@ class Mute:
         self._flush()
 
     def is_cut(self) -> bool:
-        """Whether the other end has closed TCP; what comes before is not looked at."""
-        try:
-            while self._sock.recv(65536):
-                pass
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            pass
-        return True
+        """Whether the other end has closed TCP."""
+        return ended(self._sock)
 
     def close(self) -> None:
         self._sock.close()

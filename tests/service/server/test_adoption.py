@@ -13,7 +13,7 @@ from OpenSSL import SSL
 
 from appliance.service.server import adoption
 from appliance.tunnel.certificates import SERVICE_NAME, Credential, make_authority
-from tests.service.server.linked import NAMESERVER, WALL, Ground, Mute, client_credential, until
+from tests.service.server.linked import NAMESERVER, WALL, Ground, Mute, client_credential, ended, until
 
 RESET = struct.pack("ii", 1, 0)
 
@@ -55,17 +55,6 @@ async def test_links_begin_their_handshakes_a_few_at_a_time() -> None:
             sock.close()
     finally:
         await ground.close()
-
-
-def ended(sock: socket.socket) -> bool:
-    try:
-        while sock.recv(65536):
-            pass
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        pass
-    return True
 
 
 @pytest_twisted.ensureDeferred
